@@ -1,0 +1,85 @@
+"""Structured logs: JSON lines into a file of the run folder, and a pleasant form on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger for one module; what `configure` set applies from then on."""
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger(module=name)
+    return logger
+
+
+class _Fork:
+    """Writes each event as one JSON line to a file, and the pleasant or JSON form to a stream."""
+
+    def __init__(self, file: TextIO | None, stream: TextIO | None) -> None:
+        self._file = file
+        self._stream = stream
+        self._json = structlog.processors.JSONRenderer(default=repr)
+        self._console = structlog.dev.ConsoleRenderer(colors=bool(stream and stream.isatty()), pad_event_to=24)
+
+    def __call__(self, logger: Any, method: str, event: structlog.typing.EventDict) -> str:
+        if self._file is not None:
+            self._file.write(str(self._json(logger, method, dict(event))) + "\n")
+            self._file.flush()
+        if self._stream is None:
+            raise structlog.DropEvent
+        render = self._console if self._stream.isatty() else self._json
+        return str(render(logger, method, event))
+
+
+def configure(process: str, *, file: Path | None = None, console: bool = True, level: str = "info", **fields: Any) -> None:
+    """Set up this process's logs; every line carries `process` and `fields` (run, actor, ...).
+
+    `file` is appended to. Warnings of other packages come through the same stream, tagged with their logger.
+    """
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    stream = sys.stderr if console else None
+    sink = file.open("a", encoding="utf-8") if file is not None else None
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _Fork(sink, stream),
+    ]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(process=process, **fields)
+    logging.basicConfig(handlers=[_Relay()], level=logging.WARNING, force=True)
+
+
+class _Relay(logging.Handler):
+    """Carries other packages' warnings into the structured stream."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger(module=record.name).log(max(record.levelno, logging.WARNING), "library_warning", text=record.getMessage()[:2000])
+
+
+class Stopwatch:
+    """Seconds by name, for the figures that say where time goes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def lap(self, name: str) -> float:
+        """Seconds since the last lap, added to `name`."""
+        now = time.monotonic()
+        elapsed, self._since = now - self._since, now
+        self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+        return elapsed
