@@ -1,1 +1,1 @@
-"""What both sides share: messages, link, checkpoints, configuration, logs and the `loop` command. Never imports torch."""
+"""What both sides share: messages, link, checkpoints, configuration, logs, the `loop` command; never torch."""

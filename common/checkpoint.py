@@ -54,7 +54,9 @@ class Manifest(BaseModel):
     run_id: str = Field(description="the run that made it", examples=["tiny-1"])
     policy_version: int = Field(ge=0, description="+1 per published step", examples=[12])
     kind: Literal["full", "adapter"] = Field(description="all weights, or a LoRA adapter", examples=["full"])
-    base_version: int | None = Field(default=None, ge=0, description="the full version an adapter sits on", examples=[0])
+    base_version: int | None = Field(
+        default=None, ge=0, description="the full version an adapter sits on", examples=[0]
+    )
     step: int = Field(ge=0, description="optimizer steps of the run when it was made, count", examples=[12])
     files: dict[str, FileEntry] = Field(description="every other file of the folder by its relative name")
     probe: Probe = Field(description="the learner's log-probs of the probe")
@@ -67,7 +69,11 @@ def folder_of(parent: Path, version: int) -> Path:
 
 def published_versions(parent: Path) -> list[int]:
     """Versions below `parent` that are whole, ascending."""
-    found = [int(folder.name[1:]) for folder in parent.glob("v*") if folder.name[1:].isdigit() and (folder / MANIFEST).is_file()]
+    found = [
+        int(folder.name[1:])
+        for folder in parent.glob("v*")
+        if folder.name[1:].isdigit() and (folder / MANIFEST).is_file()
+    ]
     return sorted(found)
 
 
@@ -124,13 +130,17 @@ def verify(folder: Path, expected_digest: str | None = None) -> Manifest:
     """
     manifest, digest = read_manifest(folder)
     if expected_digest is not None and digest != expected_digest:
-        raise RunError(f"{folder / MANIFEST}: sha256 is {digest[:12]}, expected {expected_digest[:12]}; fetch the version again")
+        raise RunError(
+            f"{folder / MANIFEST}: sha256 is {digest[:12]}, expected {expected_digest[:12]}; fetch the version again"
+        )
     for name, entry in manifest.files.items():
         file = folder / name
         if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
             raise RunError(f"{file}: named by the manifest, but missing; fetch the version again")
         if file.stat().st_size != entry.size:
-            raise RunError(f"{file}: {file.stat().st_size} bytes, the manifest says {entry.size}; fetch the version again")
+            raise RunError(
+                f"{file}: {file.stat().st_size} bytes, the manifest says {entry.size}; fetch the version again"
+            )
         if sha256_of(file) != entry.sha256:
             raise RunError(f"{file}: sha256 differs from the manifest; fetch the version again")
     return manifest

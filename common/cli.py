@@ -34,9 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"loop: unknown command '{name}'; known are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    return _run(name, rest)
+
+
+def _run(name: str, rest: list[str]) -> int:
     try:
         code: int = importlib.import_module(COMMANDS[name][0]).main(rest)
-        return code
     except UsageError as error:
         print(f"loop {name}: {error}", file=sys.stderr)
         return 2
@@ -47,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output went away (`loop ... | head`): nothing more to say, and nothing to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    return code
 
 
 if __name__ == "__main__":

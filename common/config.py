@@ -1,23 +1,33 @@
 """Configuration: one YAML file with a section per part, dotted overrides, unknown keys refused by name.
 
-Each part declares its own section as a frozen model beside the code that it configures; `load` resolves the sections that
-one command owns and passes over the other side's. Runtime objects are passed apart from configuration.
+Each part declares its own section as a frozen model beside the code that it configures; `load` resolves the sections
+that one command owns and passes over the other side's. Runtime objects are passed apart from configuration.
 """
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from common.errors import UsageError
 
-ALL_SECTIONS = ("run", "link", "world", "actor", "learner", "demo")
+# every section and where its model stands; imported by name when a command needs all of them (`loop demo`)
+SECTION_MODELS = {
+    "run": "common.config:RunConfig",
+    "link": "common.config:LinkConfig",
+    "world": "actor.config:WorldConfig",
+    "actor": "actor.config:ActorConfig",
+    "learner": "learner.config:LearnerConfig",
+    "demo": "common.demo:DemoConfig",
+}
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -30,20 +40,46 @@ class Section(BaseModel):
 class RunConfig(Section):
     """Which run this is. Both sides read it."""
 
-    folder: Path = Field(default=Path("runs/run"), description="folder of the run's files, made when missing", examples=["runs/tiny"])
+    folder: Path = Field(
+        default=Path("runs/run"), description="folder of the run's files, made when missing", examples=["runs/tiny"]
+    )
     seed: int = Field(default=1, ge=0, description="every random choice comes from it", examples=[1])
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="least level logged", examples=["info"])
+    log_level: str = Field(
+        default="info", pattern="^(debug|info|warning|error)$", description="least level logged", examples=["info"]
+    )
 
 
 class LinkConfig(Section):
     """Where the gateway listens and actors connect. Both sides read it."""
 
-    host: str = Field(default="127.0.0.1", description="address to bind (learner) or connect to (actor)", examples=["10.0.0.1"])
-    port: int = Field(default=7777, ge=0, le=65535, description="TCP port for leases, trajectories and heartbeats; 0 lets the learner choose", examples=[7777])
-    files_port: int = Field(default=7778, ge=0, le=65535, description="TCP port for checkpoint files; 0 lets the learner choose", examples=[7778])
-    keys: Path = Field(default=Path("keys"), description="folder with this side's CURVE keys (`loop keys new`)", examples=["runs/tiny/keys"])
-    heartbeat_seconds: float = Field(default=2.0, gt=0, le=600, description="interval of heartbeats, seconds", examples=[2.0])
-    silence_intervals: int = Field(default=3, ge=2, description="missed heartbeats after which a peer counts as gone, count", examples=[3])
+    host: str = Field(
+        default="127.0.0.1", description="address to bind (learner) or connect to (actor)", examples=["10.0.0.1"]
+    )
+    port: int = Field(
+        default=7777,
+        ge=0,
+        le=65535,
+        description="TCP port for leases, trajectories and heartbeats; 0 lets the learner choose",
+        examples=[7777],
+    )
+    files_port: int = Field(
+        default=7778,
+        ge=0,
+        le=65535,
+        description="TCP port for checkpoint files; 0 lets the learner choose",
+        examples=[7778],
+    )
+    keys: Path = Field(
+        default=Path("keys"),
+        description="folder with this side's CURVE keys (`loop keys new`)",
+        examples=["runs/tiny/keys"],
+    )
+    heartbeat_seconds: float = Field(
+        default=2.0, gt=0, le=600, description="interval of heartbeats, seconds", examples=[2.0]
+    )
+    silence_intervals: int = Field(
+        default=3, ge=2, description="missed heartbeats after which a peer counts as gone, count", examples=[3]
+    )
 
 
 class Loaded(dict[str, Any]):
@@ -61,30 +97,84 @@ def load(sections: Mapping[str, type[Section]], config_file: Path | None, overri
     Raises:
         UsageError: an unreadable file, an unknown key (with the nearest known one), a value that does not fit.
     """
+    # imported when used: `--help` does without it
+    from pydantic_settings import BaseSettings, CliSettingsSource, InitSettingsSource, SettingsError  # noqa: PLC0415
+
     from_file = _read_yaml(config_file) if config_file is not None else {}
+    known = sorted({*SECTION_MODELS, *sections})
     for name in from_file:
-        if name not in ALL_SECTIONS:
-            raise UsageError(f"{config_file}: unknown section '{name}'{_nearest(name, ALL_SECTIONS)}")
-    tree: dict[str, Any] = {name: dict(from_file.get(name) or {}) for name in sections}
-    source = {name: str(config_file) for name in from_file}
-    _check_keys(tree, sections, lambda path: f"{source.get(path[0], 'config')}: unknown key '{'.'.join(path)}'")
-    for path, text in _parse_overrides(overrides):
-        _set(tree, sections, path, text)
-    resolved = Loaded()
-    for name, model in sections.items():
-        try:
-            resolved[name] = model.model_validate(tree[name])
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join((name, *(str(part) for part in first["loc"])))
-            shown = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-            raise UsageError(f"{where}: {first['msg']}{shown}; see --help") from None
-    return resolved
+        if name not in known:
+            raise UsageError(f"{config_file}: unknown section '{name}'{_nearest(name, known)}")
+    own = {name: value or {} for name, value in from_file.items() if name in sections}
+
+    class Settings(BaseSettings):
+        model_config = {"extra": "forbid", "frozen": True}
+
+        @classmethod
+        def settings_customise_sources(cls, settings_cls: type[BaseSettings], *_: Any, **__: Any) -> Any:
+            command_line: CliSettingsSource[Any] = CliSettingsSource(
+                settings_cls,
+                cli_parse_args=list(overrides),
+                cli_exit_on_error=False,
+                root_parser=_Parser(sections),
+                cli_prog_name="loop",
+            )
+            return command_line, InitSettingsSource(settings_cls, init_kwargs=own)
+
+    fields: dict[str, Any] = {name: (model, Field(default_factory=model)) for name, model in sections.items()}
+    try:
+        settings = create_model("Settings", __base__=Settings, **fields)()
+    except ValidationError as error:
+        raise UsageError(_explain(error, sections, config_file)) from None
+    except SettingsError as error:
+        raise UsageError(" ".join(str(error).split())) from None
+    return Loaded({name: getattr(settings, name) for name in sections})
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses what it does not know by name, with the nearest known option."""
+
+    def __init__(self, sections: Mapping[str, type[Section]]) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+        self._sections = sections
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown == message:
+            raise UsageError(f"{message}; see --help")
+        word = unknown.split()[0].partition("=")[0]
+        known = ["--" + ".".join(path) for path, _ in _leaves(self._sections)]
+        raise UsageError(f"unknown option '{word}'{_nearest(word, [*known, '--config'], show_all=False)}; see --help")
+
+
+def _explain(error: ValidationError, sections: Mapping[str, type[Section]], config_file: Path | None) -> str:
+    """One line for the first thing that does not fit: where, what, what to do."""
+    first = error.errors()[0]
+    path = tuple(str(part) for part in first["loc"])
+    where = f"{config_file}: " if config_file is not None else ""
+    if first["type"] != "extra_forbidden":
+        shown = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+        return f"{where}{'.'.join(path)}: {first['msg']}{shown}; see --help"
+    model: type[BaseModel] | None = sections[path[0]]
+    for key in path[1:-1]:
+        model = _nested(model.model_fields[key].annotation) if model is not None else None
+    return f"{where}unknown key '{'.'.join(path)}'{_nearest(path[-1], model.model_fields if model is not None else ())}"
 
 
 def dump(resolved: Mapping[str, BaseModel]) -> str:
     """The resolved sections as YAML that `load` reads again to the same values."""
-    return yaml.safe_dump({name: section.model_dump(mode="json") for name, section in resolved.items()}, sort_keys=False)
+    return yaml.safe_dump(
+        {name: section.model_dump(mode="json") for name, section in resolved.items()}, sort_keys=False
+    )
+
+
+def all_sections() -> dict[str, type[Section]]:
+    """The models of every section, for a command that starts both sides and owns them all."""
+    found: dict[str, type[Section]] = {}
+    for name, place in SECTION_MODELS.items():
+        module, _, attribute = place.partition(":")
+        found[name] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def describe(sections: Mapping[str, type[Section]]) -> str:
@@ -97,7 +187,9 @@ def describe(sections: Mapping[str, type[Section]]) -> str:
     return "\n".join(lines)
 
 
-def _leaves(sections: Mapping[str, type[BaseModel]], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(
+    sections: Mapping[str, type[BaseModel]], above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, model in sections.items():
         for key, field in model.model_fields.items():
             nested = _nested(field.annotation)
@@ -123,52 +215,12 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return tree
 
 
-def _check_keys(tree: Mapping[str, Any], models: Mapping[str, type[BaseModel]], complain: Any, above: tuple[str, ...] = ()) -> None:
-    for name, value in tree.items():
-        fields = models[name].model_fields
-        for key, inner in value.items():
-            if key not in fields:
-                raise UsageError(complain((*above, name, key)) + _nearest(key, fields))
-            nested = _nested(fields[key].annotation)
-            if nested is not None and isinstance(inner, dict):
-                _check_keys({key: inner}, {key: nested}, lambda path: complain((*above, name, *path)))  # noqa: B023 - called at once
-
-
-def _parse_overrides(overrides: Sequence[str]) -> Iterator[tuple[tuple[str, ...], str]]:
-    rest = list(overrides)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") or "." not in word:
-            raise UsageError(f"unexpected argument '{word}': options are --config FILE and dotted ones like --run.seed 3; see --help")
-        name, equals, text = word[2:].partition("=")
-        if not equals:
-            if not rest:
-                raise UsageError(f"--{name}: a value is missing")
-            text = rest.pop(0)
-        yield tuple(name.split(".")), text
-
-
-def _set(tree: dict[str, Any], models: Mapping[str, type[BaseModel]], path: tuple[str, ...], text: str) -> None:
-    where, known, model = tree, models, None
-    for depth, key in enumerate(path):
-        names = list(known) if model is None else list(model.model_fields)
-        if key not in names:
-            raise UsageError(f"--{'.'.join(path)}: unknown key '{'.'.join(path[: depth + 1])}'{_nearest(key, names)}")
-        nested = known[key] if model is None else _nested(model.model_fields[key].annotation)
-        if depth == len(path) - 1:
-            if nested is not None:
-                raise UsageError(f"--{'.'.join(path)}: names a section; set one of {', '.join(nested.model_fields)}")
-            where[key] = yaml.safe_load(text) if text.strip() else text
-            return
-        if nested is None:
-            raise UsageError(f"--{'.'.join(path)}: '{'.'.join(path[: depth + 1])}' has no keys below it")
-        where[key] = dict(where.get(key) or {})
-        where, model = where[key], nested
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(str(k) for k in known)}"
+def _nearest(name: str, known: Iterable[str], *, show_all: bool = True) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known are {', '.join(names)}" if show_all and names else ""
 
 
 def parse_command_line(
@@ -204,5 +256,6 @@ def _missing(option: str) -> NoReturn:
 
 def _print_help(sections: Mapping[str, type[Section]], usage: str, flags: Mapping[str, str]) -> NoReturn:
     flag_lines = "\n".join(f"  --{name}\n        {meaning}" for name, meaning in flags.items())
-    sys.stdout.write(f"{usage}\n\n  --config FILE\n        YAML with sections {', '.join(sections)}\n{flag_lines}\n{describe(sections)}\n")
+    config_line = f"  --config FILE\n        YAML with sections {', '.join(sections)}"
+    sys.stdout.write("\n".join((usage, "", config_line, flag_lines, describe(sections))) + "\n")
     raise SystemExit(0)

@@ -36,7 +36,9 @@ class _Fork:
         return str(render(logger, method, event))
 
 
-def configure(process: str, *, file: Path | None = None, console: bool = True, level: str = "info", **fields: Any) -> None:
+def configure(
+    process: str, *, file: Path | None = None, console: bool = True, level: str = "info", **fields: Any
+) -> None:
     """Set up this process's logs; every line carries `process` and `fields` (run, actor, ...).
 
     `file` is appended to. Warnings of other packages come through the same stream, tagged with their logger.
@@ -67,7 +69,9 @@ class _Relay(logging.Handler):
     """Carries other packages' warnings into the structured stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(module=record.name).log(max(record.levelno, logging.WARNING), "library_warning", text=record.getMessage()[:2000])
+        structlog.get_logger(module=record.name).log(
+            max(record.levelno, logging.WARNING), "library_warning", text=record.getMessage()[:2000]
+        )
 
 
 class Stopwatch:

@@ -1,7 +1,7 @@
 """Everything that crosses the link, one type a message, and the msgpack code that carries it.
 
-Stages 1 (`Lease`), 3 (`Trajectory`), 4 (the wire) and 11 (`Announcement`). A message is one msgpack map; arrays travel as
-little-endian bytes inside it (a 32k-token trajectory decodes in 0.02 ms so, in 1.8 ms as a list). What does not
+Stages 1 (`Lease`), 3 (`Trajectory`), 4 (the wire) and 11 (`Announcement`). A message is one msgpack map; arrays
+travel as little-endian bytes inside it (a 32k-token trajectory decodes in 0.02 ms so, in 1.8 ms as a list). What does not
 validate is answered with its reason, never raised past `decode`'s `ValueError`.
 """
 
@@ -32,7 +32,9 @@ class Message(BaseModel):
 class Sampling(Message):
     """How a lease wants its episode sampled. top-p, top-k and penalties are absent on purpose: they break the ratio."""
 
-    temperature: float = Field(ge=0, le=10, description="softmax temperature; 0 takes the likeliest token", examples=[1.0])
+    temperature: float = Field(
+        ge=0, le=10, description="softmax temperature; 0 takes the likeliest token", examples=[1.0]
+    )
     max_turns: int = Field(ge=1, description="turns of an episode, count", examples=[7])
     max_turn_tokens: int = Field(ge=1, description="tokens sampled in one turn, count", examples=[90])
     max_context_tokens: int = Field(ge=16, description="tokens of a whole episode, count", examples=[768])
@@ -45,7 +47,9 @@ class Lease(Message):
     lease_id: Identifier = Field(description="unique in the run: group, member and epoch", examples=["g000041.3.0"])
     group_id: Identifier = Field(description="the task draw it belongs to", examples=["g000041"])
     member: int = Field(ge=0, description="index within the group, from 0", examples=[3])
-    epoch: int = Field(ge=0, description="times this member was leased before; a result of an older epoch is fenced", examples=[0])
+    epoch: int = Field(
+        ge=0, description="times this member was leased before; a result of an older epoch is fenced", examples=[0]
+    )
     task_id: Identifier = Field(description="AppWorld task", examples=["spotifyLongest_12"])
     purpose: Literal["train", "evaluate"] = Field(description="whether it may be trained on", examples=["train"])
     label: str = Field(default="", max_length=100, description="which evaluation it belongs to", examples=["after.t0"])
@@ -65,14 +69,30 @@ class Trajectory(Message):
     lease: Lease = Field(description="the lease it fulfils")
     actor: Identifier = Field(description="who rolled it out", examples=["actor-0"])
     token_bytes: bytes = Field(repr=False, description="token ids, int32 [T]", examples=[b"\x01\x00\x00\x00"])
-    sampled_bytes: bytes = Field(repr=False, description="1 where the policy sampled the token, uint8 [T]", examples=[b"\x01"])
-    log_prob_bytes: bytes = Field(repr=False, description="behaviour log-probs in nats, float32 [T], 0 where not sampled", examples=[b"\x00\x00\x00\x00"])
-    version_bytes: bytes = Field(repr=False, description="policy version that sampled each token, int32 [T], -1 where not sampled", examples=[b"\x00\x00\x00\x00"])
-    turn_bytes: bytes = Field(repr=False, description="begin and end of each turn's sampled span, int32 [N, 2]", examples=[b"\x00" * 8])
+    sampled_bytes: bytes = Field(
+        repr=False, description="1 where the policy sampled the token, uint8 [T]", examples=[b"\x01"]
+    )
+    log_prob_bytes: bytes = Field(
+        repr=False,
+        description="behaviour log-probs in nats, float32 [T], 0 where not sampled",
+        examples=[b"\x00\x00\x00\x00"],
+    )
+    version_bytes: bytes = Field(
+        repr=False,
+        description="policy version that sampled each token, int32 [T], -1 where not sampled",
+        examples=[b"\x00\x00\x00\x00"],
+    )
+    turn_bytes: bytes = Field(
+        repr=False, description="begin and end of each turn's sampled span, int32 [N, 2]", examples=[b"\x00" * 8]
+    )
     reward: float = Field(ge=0, le=1, description="share of the task's tests passed", examples=[0.75])
     success: bool = Field(description="whether all tests passed", examples=[False])
-    failures: tuple[str, ...] = Field(default=(), max_length=1000, description="requirements that failed", examples=[("answer matches",)])
-    tags: tuple[str, ...] = Field(default=(), max_length=50, description="how it ended and what happened on the way", examples=[("turn_limit",)])
+    failures: tuple[str, ...] = Field(
+        default=(), max_length=1000, description="requirements that failed", examples=[("answer matches",)]
+    )
+    tags: tuple[str, ...] = Field(
+        default=(), max_length=50, description="how it ended and what happened on the way", examples=[("turn_limit",)]
+    )
     started_at: float = Field(description="wall clock, seconds since 1970", examples=[1.7e9])
     seconds: float = Field(ge=0, description="duration of the episode, seconds", examples=[3.2])
     engine_seconds: float = Field(ge=0, description="of it, waiting for tokens, seconds", examples=[2.1])
@@ -134,11 +154,12 @@ class Trajectory(Message):
         if ((self.versions >= 0) != self.sampled).any():
             raise ValueError("version_bytes: versions must stand at the sampled tokens and -1 elsewhere")
         bounds = self.turns.reshape(-1)
-        if (np.diff(bounds) < 0).any() or (len(bounds) and (bounds[0] < 0 or bounds[-1] > count)):
+        if (np.diff(bounds, prepend=0, append=count) < 0).any():
             raise ValueError("turn_bytes: turns must be ordered and within the trajectory")
-        covered = np.zeros(count, np.bool_)
-        for begin, end in self.turns:
-            covered[begin:end] = True
+        edges = np.zeros(count + 1, np.int32)
+        np.add.at(edges, self.turns[:, 0], 1)
+        np.add.at(edges, self.turns[:, 1], -1)
+        covered = np.cumsum(edges[:-1]) > 0
         if (covered != self.sampled).any():
             raise ValueError("turn_bytes: turns must cover the sampled tokens exactly")
         return self
@@ -159,7 +180,9 @@ class Welcome(Message):
     kind: Literal["welcome"] = "welcome"
     run_id: Identifier = Field(description="the run", examples=["demo-20260101-120000"])
     policy_version: int = Field(ge=-1, description="current version, -1 before the first", examples=[12])
-    manifest_digest: str = Field(description="sha256 of its manifest, hex, empty before the first", examples=["ab" * 32])
+    manifest_digest: str = Field(
+        description="sha256 of its manifest, hex, empty before the first", examples=["ab" * 32]
+    )
     heartbeat_seconds: float = Field(gt=0, description="how often a heartbeat is expected, seconds", examples=[2.0])
 
 
@@ -167,7 +190,9 @@ class Refused(Message):
     """The gateway will not work with this actor; the reason is for its operator."""
 
     kind: Literal["refused"] = "refused"
-    reason: str = Field(description="what differs and what to do", examples=["protocol 2 here, 1 there: upgrade the actor"])
+    reason: str = Field(
+        description="what differs and what to do", examples=["protocol 2 here, 1 there: upgrade the actor"]
+    )
 
 
 class LeaseRequest(Message):
@@ -182,11 +207,13 @@ class LeaseGrant(Message):
 
     kind: Literal["lease_grant"] = "lease_grant"
     leases: tuple[Lease, ...] = Field(description="granted leases")
-    waiting_for: str = Field(default="", description="why fewer than asked", examples=["the staleness bound: step 41 is under way"])
+    waiting_for: str = Field(
+        default="", description="why fewer than asked", examples=["the staleness bound: step 41 is under way"]
+    )
 
 
 class LeaseReturn(Message):
-    """A lease that this actor cannot fulfil: an infrastructure failure or a polite leave. Never a reward. Answered with `Ack`."""
+    """A lease that this actor cannot fulfil (an infrastructure failure, a polite leave); no reward. Answered with `Ack`."""
 
     kind: Literal["lease_return"] = "lease_return"
     lease_id: Identifier = Field(description="the lease", examples=["g000041.3.0"])
@@ -198,7 +225,9 @@ class Ack(Message):
 
     kind: Literal["ack"] = "ack"
     trajectory_id: Identifier = Field(description="which", examples=["g000041.3.0"])
-    outcome: Literal["ok", "duplicate", "stale", "invalid", "fenced"] = Field(description="what became of it", examples=["ok"])
+    outcome: Literal["ok", "duplicate", "stale", "invalid", "fenced"] = Field(
+        description="what became of it", examples=["ok"]
+    )
     reason: str = Field(default="", description="why, when not ok", examples=["lag 9 above the bound 4"])
     policy_version: int = Field(ge=-1, description="current version", examples=[12])
     manifest_digest: str = Field(description="sha256 of its manifest, hex", examples=["ab" * 32])
@@ -210,10 +239,16 @@ class Heartbeat(Message):
     kind: Literal["heartbeat"] = "heartbeat"
     policy_version: int = Field(ge=-1, description="version it samples with", examples=[12])
     episodes: int = Field(ge=0, description="episodes under way, count", examples=[32])
-    lease_ids: tuple[Identifier, ...] = Field(default=(), max_length=100_000, description="leases held, all renewed", examples=[("g000041.3.0",)])
-    tokens_per_second: float = Field(ge=0, description="sampled tokens a second since the last heartbeat", examples=[900.0])
+    lease_ids: tuple[Identifier, ...] = Field(
+        default=(), max_length=100_000, description="leases held, all renewed", examples=[("g000041.3.0",)]
+    )
+    tokens_per_second: float = Field(
+        ge=0, description="sampled tokens a second since the last heartbeat", examples=[900.0]
+    )
     spooled: int = Field(ge=0, description="trajectories not acknowledged yet, count", examples=[0])
-    waiting_for: str = Field(default="", max_length=2000, description="what it waits for, in words", examples=["leases"])
+    waiting_for: str = Field(
+        default="", max_length=2000, description="what it waits for, in words", examples=["leases"]
+    )
 
 
 class HeartbeatReply(Message):
@@ -235,7 +270,7 @@ class Announcement(Message):
 
 
 class ReloadReport(Message):
-    """Stage 12: how a swap went: the probe's figures, and whether the version is used. Answered with `Ack`-less silence."""
+    """Stage 12: how a swap went: the probe's figures, and whether the version is used. Not answered."""
 
     kind: Literal["reload_report"] = "reload_report"
     policy_version: int = Field(ge=0, description="the version", examples=[13])
@@ -243,7 +278,9 @@ class ReloadReport(Message):
     probe_difference: float = Field(description="largest difference of probe log-probs, nats", examples=[9.5e-7])
     seconds: float = Field(ge=0, description="fetch to use, seconds", examples=[0.4])
     pause_seconds: float = Field(ge=0, description="of it, with the engine paused, seconds", examples=[0.08])
-    reason: str = Field(default="", max_length=2000, description="why not, when refused", examples=["probe differs by 0.7 nats"])
+    reason: str = Field(
+        default="", max_length=2000, description="why not, when refused", examples=["probe differs by 0.7 nats"]
+    )
 
 
 class Goodbye(Message):
@@ -258,7 +295,12 @@ class FileRequest(Message):
 
     kind: Literal["file_request"] = "file_request"
     policy_version: int = Field(ge=0, description="the version", examples=[13])
-    name: str = Field(min_length=1, max_length=500, description="file below the version's folder, as its manifest names it", examples=["model.safetensors"])
+    name: str = Field(
+        min_length=1,
+        max_length=500,
+        description="file below the version's folder, as its manifest names it",
+        examples=["model.safetensors"],
+    )
     offset: int = Field(ge=0, description="first byte wanted", examples=[0])
     length: int = Field(ge=1, le=4 << 20, description="bytes wanted", examples=[512 << 10])
 
@@ -276,8 +318,22 @@ class FileChunk(Message):
 
 
 AnyMessage = Annotated[
-    Lease | Trajectory | Hello | Welcome | Refused | LeaseRequest | LeaseGrant | LeaseReturn | Ack | Heartbeat | HeartbeatReply
-    | Announcement | ReloadReport | Goodbye | FileRequest | FileChunk,
+    Lease
+    | Trajectory
+    | Hello
+    | Welcome
+    | Refused
+    | LeaseRequest
+    | LeaseGrant
+    | LeaseReturn
+    | Ack
+    | Heartbeat
+    | HeartbeatReply
+    | Announcement
+    | ReloadReport
+    | Goodbye
+    | FileRequest
+    | FileChunk,
     Field(discriminator="kind"),
 ]
 _ANY: TypeAdapter[Any] = TypeAdapter(AnyMessage)
