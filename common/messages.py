@@ -1,8 +1,8 @@
 """Everything that crosses the link, one type a message, and the msgpack code that carries it.
 
 Stages 1 (`Lease`), 3 (`Trajectory`), 4 (the wire) and 11 (`Announcement`). A message is one msgpack map; arrays
-travel as little-endian bytes inside it (a 32k-token trajectory decodes in 0.02 ms so, in 1.8 ms as a list). What does not
-validate is answered with its reason, never raised past `decode`'s `ValueError`.
+travel as little-endian bytes inside it (a 32k-token trajectory decodes in 0.02 ms so, in 1.8 ms as a list). What does
+not validate is answered with its reason, never raised past `decode`'s `ValueError`.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class LeaseGrant(Message):
 
 
 class LeaseReturn(Message):
-    """A lease that this actor cannot fulfil (an infrastructure failure, a polite leave); no reward. Answered with `Ack`."""
+    """A lease that this actor cannot fulfil (a failure, a polite leave); never a reward. Answered with `Ack`."""
 
     kind: Literal["lease_return"] = "lease_return"
     lease_id: Identifier = Field(description="the lease", examples=["g000041.3.0"])

@@ -1,0 +1,42 @@
+"""The picture of a run: mean reward and success by step, with the evaluations before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.figures import Figures
+
+
+def draw(figures: Figures, target: Path) -> None:
+    """Write a PNG of the learning curve."""
+    import matplotlib as mpl  # noqa: PLC0415 - half a second, and only the end of a demo needs it
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    steps = [event["step"] for event in figures.steps]
+    picture, (reward, ratio) = plt.subplots(
+        2, 1, figsize=(8, 6), sharex=True, height_ratios=(2, 1), layout="constrained"
+    )
+    reward.plot(steps, [event["mean_reward"] for event in figures.steps], label="mean reward (training rollouts)")
+    reward.plot(steps, [event["success"] for event in figures.steps], label="success (training rollouts)")
+    last = max(steps, default=0)
+    for label, event in sorted(figures.evaluations.items()):
+        when, _, temperature = label.partition(".")
+        reward.plot(
+            [0 if when == "before" else last],
+            [event["tgc"]],
+            marker="o" if temperature == "t0" else "x",
+            linestyle="none",
+            color="black",
+            label=f"held-out TGC, {when}, {temperature}",
+        )
+    reward.set_ylim(0, 1)
+    reward.set_ylabel("share")
+    reward.legend(fontsize="small")
+    ratio.plot(steps, [event.get("mean_lag", 0.0) for event in figures.steps], label="mean lag [versions]")
+    ratio.plot(steps, [event.get("clip_fraction", 0.0) for event in figures.steps], label="clip fraction")
+    ratio.set_xlabel("policy version")
+    ratio.legend(fontsize="small")
+    picture.savefig(target, dpi=120)
+    plt.close(picture)

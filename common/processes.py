@@ -1,0 +1,72 @@
+"""Child processes of a command that starts others (`loop demo`, `loop learner`): watched, ended by their id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.log import get_logger
+
+log = get_logger(__name__)
+
+
+class Children:
+    """The processes that this one started, by name. Each leads a process group, so its own children end with it."""
+
+    def __init__(self) -> None:
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(
+        self, name: str, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start `python -m ARGUMENTS`; what it prints is appended to `output`."""
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("ab") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env={**os.environ, **(environment or {})},
+                # a terminal's Ctrl-C reaches this process alone, which then ends its children in order
+                start_new_session=True,
+            )
+        self._processes[name] = process
+        log.info("process_started", name=name, pid=process.pid)
+        return process
+
+    def ended(self) -> dict[str, int]:
+        """Exit codes of those that ended, by name; negative is the signal that ended one."""
+        return {name: code for name, process in self._processes.items() if (code := process.poll()) is not None}
+
+    def forget(self, name: str) -> None:
+        """Stop watching a process that ended."""
+        self._processes.pop(name)
+
+    def stop(self, grace_seconds: float) -> None:
+        """SIGTERM to each, SIGKILL to the groups of those still there after the grace time."""
+        running = {name: process for name, process in self._processes.items() if process.poll() is None}
+        for process in running.values():
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace_seconds
+        for name, process in running.items():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("process_killed", name=name, pid=process.pid, after_seconds=grace_seconds)
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._processes.clear()
+
+
+def last_line(file: Path) -> str:
+    """The last line that is not empty, for a message about why a process ended."""
+    if not file.is_file():
+        return ""
+    lines = [line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:500] if lines else ""
