@@ -170,8 +170,17 @@ class Hello(Message):
 
     kind: Literal["hello"] = "hello"
     protocol: int = Field(description="protocol version", examples=[PROTOCOL_VERSION])
-    actor: Identifier = Field(description="the actor's name, unique in the run", examples=["actor-0"])
+    actor: Identifier = Field(description="the actor's name, unique in the run; its key's name", examples=["actor-0"])
+    instance: Identifier = Field(
+        description="drawn anew by each process: tells a restarted actor from a second one", examples=["9f3a61c02b7d4e58"]
+    )
     slots: int = Field(ge=1, description="episodes at a time, count", examples=[32])
+    lease_ids: tuple[Identifier, ...] = Field(
+        default=(),
+        max_length=100_000,
+        description="leases held: episodes under way and trajectories in the spool; all others of this name are free",
+        examples=[("g000041.3.0",)],
+    )
 
 
 class Welcome(Message):
@@ -193,6 +202,16 @@ class Refused(Message):
     reason: str = Field(
         description="what differs and what to do", examples=["protocol 2 here, 1 there: upgrade the actor"]
     )
+    temporary: bool = Field(
+        default=False, description="whether saying `Hello` again later may succeed", examples=[True]
+    )
+
+
+class Unreadable(Message):
+    """The answer to a frame that is no message; nothing else came of it."""
+
+    kind: Literal["unreadable"] = "unreadable"
+    reason: str = Field(description="what was wrong with it", examples=["heartbeat.episodes: Field required"])
 
 
 class LeaseRequest(Message):
@@ -200,6 +219,12 @@ class LeaseRequest(Message):
 
     kind: Literal["lease_request"] = "lease_request"
     count: int = Field(ge=1, le=100_000, description="free slots, count", examples=[6])
+    lease_ids: tuple[Identifier, ...] = Field(
+        default=(),
+        max_length=100_000,
+        description="leases held, under way and spooled; what was granted and is not here is granted again: it got lost",
+        examples=[("g000041.3.0",)],
+    )
 
 
 class LeaseGrant(Message):
@@ -270,7 +295,10 @@ class Announcement(Message):
 
 
 class ReloadReport(Message):
-    """Stage 12: how a swap went: the probe's figures, and whether the version is used. Not answered."""
+    """Stage 12: how a swap went: the probe's figures, and whether the version is used.
+
+    Answered with `HeartbeatReply`.
+    """
 
     kind: Literal["reload_report"] = "reload_report"
     policy_version: int = Field(ge=0, description="the version", examples=[13])
@@ -284,7 +312,7 @@ class ReloadReport(Message):
 
 
 class Goodbye(Message):
-    """An actor leaves politely; its leases are free at once."""
+    """An actor leaves politely; its leases are free at once. Answered with `HeartbeatReply`."""
 
     kind: Literal["goodbye"] = "goodbye"
     reason: str = Field(max_length=2000, description="why", examples=["SIGTERM"])
@@ -323,6 +351,7 @@ AnyMessage = Annotated[
     | Hello
     | Welcome
     | Refused
+    | Unreadable
     | LeaseRequest
     | LeaseGrant
     | LeaseReturn
@@ -337,6 +366,7 @@ AnyMessage = Annotated[
     Field(discriminator="kind"),
 ]
 _ANY: TypeAdapter[Any] = TypeAdapter(AnyMessage)
+_ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 def encode(message: Message) -> bytes:
@@ -349,16 +379,29 @@ def encode(message: Message) -> bytes:
 
 def decode(frame: bytes) -> Message:
     """The message in a frame. Raises ValueError with one line that names the field, for whatever is not one."""
+    return decode_as(_ANY, frame)
+
+
+def decode_as(kinds: TypeAdapter[Any], frame: bytes) -> Any:
+    """As `decode`, for another set of messages (the trainer's port has its own)."""
     if len(frame) > MAX_MESSAGE_BYTES:
         raise ValueError(f"frame of {len(frame)} bytes, allowed are {MAX_MESSAGE_BYTES}")
     try:
         # use_list=False: tuples are what frozen messages hold, and strict validation takes no list for them
         plain = msgpack.unpackb(frame, raw=False, strict_map_key=True, use_list=False)
-        message: Message = _ANY.validate_python(plain)
+        return kinds.validate_python(plain)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{where}: {first['msg']}") from None
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ValueError(f"not a msgpack message: {error}") from None
-    return message
+
+
+def trajectory_id_in(frame: bytes) -> str | None:
+    """The id in a frame that claims to be a trajectory and may fail to be one; so its sender can be answered by id."""
+    try:
+        plain = msgpack.unpackb(frame, raw=False, strict_map_key=True, use_list=False)
+        return _ID.validate_python(plain["trajectory_id"]) if plain["kind"] == "trajectory" else None
+    except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException, RecursionError):
+        return None
