@@ -4,13 +4,13 @@
                                                                          │
                                        metrics.jsonl ◄── evaluate before, train, evaluate after
 
-Each arrow is a `loop` command that a user may run alone; what was made already is not made again, so `--resume RUN` is the
-same way walked once more. This process only starts, watches and ends the others, and reads metrics.jsonl.
+Each arrow is a `loop` command that a user may run alone; what was made already is not made again, so `--resume RUN` is
+the same way walked once more. This process only starts, watches and ends the others, and reads metrics.jsonl.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import signal
@@ -37,6 +37,7 @@ TINY = Path(__file__).resolve().parent.parent / "configs" / "tiny.yaml"
 USAGE = "usage: loop demo [--json] [--seed N] [--resume RUN] [--config FILE] [--section.key value ...]"
 POLL_SECONDS = 0.5
 STOP_SECONDS = 8.0
+ACTOR_RESTARTS = 3
 
 log = common.log.get_logger(__name__)
 
@@ -104,7 +105,7 @@ def _run_folder(loaded: Loaded, resumed: Path | None) -> Path:
         return resumed.resolve()
     folder: Path = loaded["run"].folder
     if "folder" not in loaded["run"].model_fields_set:
-        now = datetime.datetime.now(tz=datetime.UTC)
+        now = dt.datetime.now(tz=dt.UTC)
         folder = Path("runs") / f"demo-{now:%Y%m%d-%H%M%S}-seed{loaded['run'].seed}"
     if (folder / "config.yaml").exists():
         raise UsageError(
@@ -123,6 +124,7 @@ class Demo:
         self._loaded = loaded
         self._resumed = resumed
         self._children = Children()
+        self._restarts = 0
         common.log.configure("demo", file=run / "logs" / "demo.jsonl", console=False, level=loaded["run"].log_level)
 
     def train(self) -> Figures:
@@ -210,9 +212,9 @@ class Demo:
             self._raise_if_ended()
             time.sleep(POLL_SECONDS / 5)
         ports = json.loads(address.read_text(encoding="utf-8"))
+        self._ports = ("--link.port", str(ports["port"]), "--link.files_port", str(ports["files_port"]))
         for name in self._actors():
-            port = ["--link.port", str(ports["port"]), "--link.files_port", str(ports["files_port"])]
-            self._start(name, "actor", "--actor.name", name, *port)
+            self._start(name, "actor", "--actor.name", name, *self._ports)
 
     def _start(self, name: str, command: str, *options: str) -> None:
         arguments = ["common.cli", command, "--config", str(self.run / "config.yaml"), *options]
@@ -232,19 +234,31 @@ class Demo:
             if "learner" in ended:
                 self._children.forget("learner")
                 if ended["learner"]:
-                    raise RunError(
-                        f"the learner ended with code {ended['learner']}: {last_line(self._output_of('learner'))}"
-                    )
+                    raise RunError(self._why_ended("learner", ended["learner"]))
                 return collect(events)
-            self._raise_if_ended()
+            self._restart_actors(display)
             time.sleep(POLL_SECONDS)
+
+    def _restart_actors(self, display: Display) -> None:
+        """An actor that died is started again: it takes up its spool, its leases lapse and are issued anew."""
+        for name, code in self._children.ended().items():
+            if code == 0:
+                continue
+            self._children.forget(name)
+            self._restarts += 1
+            if self._restarts > ACTOR_RESTARTS:
+                raise RunError(self._why_ended(name, code))
+            log.warning("actor_restarted", name=name, code=code, restarts=self._restarts)
+            display.say(f"{self._why_ended(name, code)}; started again")
+            self._start(name, "actor", "--actor.name", name, *self._ports)
 
     def _raise_if_ended(self) -> None:
         for name, code in self._children.ended().items():
-            if name == "learner" or code != 0:
-                raise RunError(
-                    f"{name} ended with code {code}: {last_line(self._output_of(name))}; see {self._output_of(name)}"
-                )
+            raise RunError(self._why_ended(name, code))
+
+    def _why_ended(self, name: str, code: int) -> str:
+        output = self._output_of(name)
+        return f"{name} ended with code {code}: {last_line(output)}; see {output}"
 
     def _loop(self, *words: str) -> str:
         """Run a `loop` command to its end and return its standard output."""

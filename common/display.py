@@ -66,7 +66,11 @@ class Display:
         self._progress.stop_task(self._bar)
         self._bar = None
 
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, highlight=False, markup=False)
+
     def _line(self, text: str) -> None:
         if not self.console.is_terminal:
             self._said = time.monotonic()
-            self.console.print(f"[{self._said - self._begun:6.0f} s] {text}", highlight=False, markup=False)
+            self.say(f"[{self._said - self._begun:6.0f} s] {text}")

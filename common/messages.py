@@ -172,7 +172,8 @@ class Hello(Message):
     protocol: int = Field(description="protocol version", examples=[PROTOCOL_VERSION])
     actor: Identifier = Field(description="the actor's name, unique in the run; its key's name", examples=["actor-0"])
     instance: Identifier = Field(
-        description="drawn anew by each process: tells a restarted actor from a second one", examples=["9f3a61c02b7d4e58"]
+        description="drawn anew by each process: tells a restarted actor from a second one",
+        examples=["9f3a61c02b7d4e58"],
     )
     slots: int = Field(ge=1, description="episodes at a time, count", examples=[32])
     lease_ids: tuple[Identifier, ...] = Field(

@@ -20,14 +20,10 @@ def show(figures: Figures, seconds: Mapping[str, float], wall: float, run: Path)
     console.print(_evaluations(figures))
     console.print(_scenarios(figures))
     console.print(_seconds(seconds, wall))
+    tokens = f"{figures.sampled_tokens:,} sampled tokens, {figures.trained_tokens:,} trained tokens"
+    console.print(f"{figures.versions} versions from {figures.trajectories} trajectories, {tokens}", highlight=False)
     console.print(
-        f"{figures.versions} versions from {figures.trajectories} trajectories, {figures.sampled_tokens:,} sampled tokens, "
-        f"{figures.trained_tokens:,} trained tokens",
-        highlight=False,
-    )
-    console.print(
-        f"run folder: {os.path.relpath(run)} (config.yaml, logs/, metrics.jsonl, checkpoints/, curve.png)",
-        highlight=False,
+        f"run folder: {os.path.relpath(run)}: config, logs, metrics.jsonl, checkpoints, curve.png", highlight=False
     )
 
 
