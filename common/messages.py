@@ -223,7 +223,7 @@ class LeaseRequest(Message):
     lease_ids: tuple[Identifier, ...] = Field(
         default=(),
         max_length=100_000,
-        description="leases held, under way and spooled; what was granted and is not here is granted again: it got lost",
+        description="leases held, under way and spooled; what was granted and is not here got lost and is granted again",
         examples=[("g000041.3.0",)],
     )
 

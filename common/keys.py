@@ -1,0 +1,195 @@
+"""CURVE keys: who may speak on the link. `loop keys new|list|show`.
+
+Each machine holds its own secrets and the public keys of those it trusts: the learner a list of actors, an actor the
+learner. A key's name is the actor's name; the link takes it from the connection, never from a message.
+
+    keys/learner.secret            mode 0600, on the learner's machine alone
+    keys/learner.public            also on every actor's machine
+    keys/actors/<name>.public      the list of those who may connect, on the learner's machine
+    keys/<name>.secret             mode 0600, on that actor's machine alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+from zmq.utils import z85
+
+from common.errors import UsageError
+
+LEARNER = "learner"
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """One side's own key. Keys are Z85 text, 40 bytes."""
+
+    name: str
+    public: bytes
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ActorKeys:
+    """What an actor needs: its own key and the learner's public one."""
+
+    own: KeyPair
+    learner_public: bytes
+
+
+def new_keys(folder: Path, name: str) -> KeyPair:
+    """Make and store a key pair for `name`: the learner, or an actor, which is thereby listed.
+
+    Raises:
+        UsageError: a name that cannot be one, keys that exist already, a folder that cannot be written.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(f"'{name}' cannot name a key: use up to 64 letters, digits, '-' and '_'")
+    secret_file, public_file = folder / f"{name}.secret", public_file_of(folder, name)
+    for file in (secret_file, public_file):
+        if file.exists():
+            raise UsageError(f"{file}: exists already; remove it first if {name}'s key is to change")
+    public, secret = zmq.curve_keypair()
+    try:
+        public_file.parent.mkdir(parents=True, exist_ok=True)
+        _write(secret_file, secret, 0o600)
+        _write(public_file, public, 0o644)
+    except OSError as error:
+        raise UsageError(f"{error.filename or folder}: cannot write keys: {error.strerror}") from None
+    return KeyPair(name, public, secret)
+
+
+def learner_keys(folder: Path) -> KeyPair:
+    """The learner's own key. Raises UsageError: missing, broken, or readable by others."""
+    return _own_keys(folder, LEARNER)
+
+
+def actor_keys(folder: Path, name: str) -> ActorKeys:
+    """An actor's own key and the learner's public one. Raises UsageError: missing, broken, or readable by others."""
+    return ActorKeys(_own_keys(folder, name), _read(folder / f"{LEARNER}.public", "copy it from the learner's machine"))
+
+
+def public_file_of(folder: Path, name: str) -> Path:
+    """Where a public key lies: actors' in the list, the learner's beside it."""
+    return folder / f"{LEARNER}.public" if name == LEARNER else folder / "actors" / f"{name}.public"
+
+
+def fingerprint(public: bytes) -> str:
+    """What a person compares: the first 16 hex digits of the key's sha256."""
+    return hashlib.sha256(public).hexdigest()[:16]
+
+
+def listed(folder: Path) -> dict[bytes, str]:
+    """Names of the actors that may connect, by public key.
+
+    Raises:
+        UsageError: a listed file that holds no key, or the same key under two names.
+    """
+    names: dict[bytes, str] = {}
+    for file in sorted((folder / "actors").glob("*.public")):
+        key = _read(file, "remove it or make the key again")
+        if key in names:
+            raise UsageError(f"{file}: the same key as {names[key]}'s; every actor needs a key of its own")
+        names[key] = file.name.removesuffix(".public")
+    return names
+
+
+class KeyList:
+    """The list as it stands on disk, read again as it changes, so that keys come and go without a restart."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._names = listed(folder)
+        self._read_at = clock()
+
+    def name_of(self, public: bytes) -> str | None:
+        """Who holds a key; None when it is not listed.
+
+        A removed key is unknown after a second; a new one at once (a flood of unknown keys costs 20 readings a second).
+        """
+        age = self._clock() - self._read_at
+        if age > (1.0 if public in self._names else 0.05):
+            self._names, self._read_at = listed(self._folder), self._clock()
+        return self._names.get(public)
+
+
+def _own_keys(folder: Path, name: str) -> KeyPair:
+    file = folder / f"{name}.secret"
+    secret = _read(file, f"make one with `loop keys new {name} --folder {folder}`")
+    mode = file.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise UsageError(f"{file}: mode {mode:04o} lets others read a secret key; set it with `chmod 600 {file}`")
+    try:
+        return KeyPair(name, zmq.curve_public(secret), secret)
+    except (ValueError, zmq.ZMQError):
+        raise UsageError(f"{file}: holds no CURVE key; remove it and make one anew with `loop keys new`") from None
+
+
+def _read(file: Path, remedy: str) -> bytes:
+    try:
+        key = file.read_bytes().strip()
+    except OSError as error:
+        raise UsageError(f"{file}: no key there ({error.strerror}); {remedy}") from None
+    try:
+        whole = len(key) == 40 and len(z85.decode(key)) == 32
+    except (KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise UsageError(f"{file}: holds no CURVE key (40 characters of Z85); {remedy}")
+    return key
+
+
+def _write(file: Path, key: bytes, mode: int) -> None:
+    """The mode is set when the file is made, so a secret is at no moment readable by others."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        os.write(descriptor, key + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`loop keys`: make keys, list who may connect, show one key."""
+    parser = argparse.ArgumentParser(
+        prog="loop keys", description="CURVE keys of learner and actors; the learner's name is 'learner'"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="new|list|show")
+    for command, meaning in (
+        ("new", "make the key pair of NAME; an actor is listed by it"),
+        ("list", "who may connect"),
+        ("show", "one public key and its fingerprint"),
+    ):
+        added = commands.add_parser(command, help=meaning, description=meaning)
+        if command != "list":
+            added.add_argument("name", metavar="NAME", help="'learner', or an actor's name")
+        added.add_argument("--folder", type=Path, default=Path("keys"), help="folder of keys (default: keys)")
+        added.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.parse_args(argv)
+    if options.command == "list":
+        if not options.folder.is_dir():
+            raise UsageError(f"{options.folder}: no such folder of keys; name one with --folder")
+        shown = {name: fingerprint(key) for key, name in listed(options.folder).items()}
+        text = "\n".join(f"{name:<24} {mark}" for name, mark in shown.items()) or "no actor is listed"
+        sys.stdout.write((json.dumps({"actors": shown}) if options.json else text) + "\n")
+        return 0
+    if options.command == "new":
+        new_keys(options.folder, options.name)
+    file = public_file_of(options.folder, options.name)
+    public = _read(file, f"make one with `loop keys new {options.name}`")
+    facts = {"name": options.name, "fingerprint": fingerprint(public), "public": public.decode(), "file": str(file)}
+    text = "\n".join(f"{name:<12} {value}" for name, value in facts.items())
+    sys.stdout.write((json.dumps(facts) if options.json else text) + "\n")
+    return 0
