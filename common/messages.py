@@ -223,7 +223,7 @@ class LeaseRequest(Message):
     lease_ids: tuple[Identifier, ...] = Field(
         default=(),
         max_length=100_000,
-        description="leases held, under way and spooled; what was granted and is not here got lost and is granted again",
+        description="leases held, under way and spooled; what was granted and is not here is granted again",
         examples=[("g000041.3.0",)],
     )
 
@@ -380,7 +380,8 @@ def encode(message: Message) -> bytes:
 
 def decode(frame: bytes) -> Message:
     """The message in a frame. Raises ValueError with one line that names the field, for whatever is not one."""
-    return decode_as(_ANY, frame)
+    message: Message = decode_as(_ANY, frame)
+    return message
 
 
 def decode_as(kinds: TypeAdapter[Any], frame: bytes) -> Any:
