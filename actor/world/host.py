@@ -1,0 +1,177 @@
+"""The warm process in AppWorld's virtualenv: builds a group's world once and forks its members from it.
+
+Opening requests come over a control socket, each with the socket of its episode; the forked member speaks with the
+client itself, so this process never waits for a cell. It has one thread: a forked child finds all locks free.
+Started by the client as `main(control descriptor, settings as JSON)`; ends when the control socket closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actor.world import engine, frames, member, sandbox
+
+COLLECT_EVERY = 32  # templates between two full collections
+MESSAGE = 1 << 16
+
+
+@dataclass
+class Waiting:
+    """An episode that asked for its world."""
+
+    number: int
+    task_id: str
+    sock: socket.socket
+
+
+@dataclass
+class Host:
+    """The master: one template at a time, its living members, and what waits."""
+
+    control: socket.socket
+    scratch: Path
+    characters: int
+    limits: sandbox.Limits
+    guards: list[str]
+    waiting: list[Waiting] = field(default_factory=list)
+    template: engine.Template | None = None
+    members: dict[int, tuple[int, int]] = field(default_factory=dict)  # pidfd -> pid, episode number
+    opened: int = 0
+
+    def serve(self) -> None:
+        """Until the client closes the control socket."""
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll(0 if self.waiting else None):
+                if descriptor != self.control.fileno():
+                    poll.unregister(descriptor)
+                    self._bury(descriptor)
+                elif not self._read():
+                    return
+            for pidfd in self._open_next():
+                poll.register(pidfd, select.POLLIN)
+
+    def close(self) -> None:
+        """Ends every member that is left."""
+        for pidfd in list(self.members):
+            self._bury(pidfd, kill=True)
+
+    def _read(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE, 1)
+                if not data:
+                    return False
+                asked = json.loads(data)
+                self.waiting.append(Waiting(asked["open"], asked["task"], socket.socket(fileno=descriptors[0])))
+        return True
+
+    def _open_next(self) -> list[int]:
+        """Serves all who wait for the task that is built, or else for the one that has waited longest."""
+        if not self.waiting:
+            return []
+        known = self.template.task_id if self.template else None
+        task_id = known if any(one.task_id == known for one in self.waiting) else self.waiting[0].task_id
+        group = [one for one in self.waiting if one.task_id == task_id]
+        self.waiting = [one for one in self.waiting if one.task_id != task_id]
+        try:
+            template = self._built(str(task_id))
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with this task is wrong with this task alone
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            for one in group:
+                with contextlib.suppress(OSError):
+                    frames.send(one.sock, {"refused": reason})
+                one.sock.close()
+            return []
+        return [self._fork(template, one) for one in group]
+
+    def _built(self, task_id: str) -> engine.Template:
+        if self.template is not None and self.template.task_id == task_id:
+            return self.template
+        if self.template is not None:
+            self.template.close()
+            self.template = None
+        self.opened += 1
+        if self.opened % COLLECT_EVERY == 0:
+            gc.collect()
+        self.template = engine.Template(task_id)
+        return self.template
+
+    def _fork(self, template: engine.Template, one: Waiting) -> int:
+        as_root = "own-uid" in self.guards
+        base = sandbox.FIRST_UID + 2 * (one.number % 2000)
+        folder = self.scratch / str(one.number)
+        folder.mkdir(mode=0o700)
+        if as_root:
+            os.chown(folder, base, base)
+        terms = member.Terms(
+            characters=self.characters,
+            limits=self.limits,
+            member_uid=base + 1 if as_root else None,
+            cell_uid=base if as_root else None,
+            folder=str(folder),
+        )
+        pid = os.fork()
+        if pid == 0:
+            member.run(template, one.sock, terms)
+        one.sock.close()
+        pidfd = os.pidfd_open(pid)
+        self.members[pidfd] = (pid, one.number)
+        return pidfd
+
+    def _bury(self, pidfd: int, *, kill: bool = False) -> None:
+        """Ends what is left of a member's process group before its pid can be another's, then forgets it."""
+        pid, number = self.members.pop(pidfd)
+        if not kill:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        for end in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                end(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(pidfd)
+        shutil.rmtree(self.scratch / str(number), ignore_errors=True)
+
+
+def main(descriptor: int, settings: dict[str, Any]) -> None:
+    """Warms up, says so, serves. Errors at start are told to the client as one line."""
+    control = socket.socket(fileno=descriptor)
+    started = time.clock_gettime(time.CLOCK_MONOTONIC)
+    try:
+        host = _start(control, settings)
+    except Exception as error:  # noqa: BLE001  # the client turns it into one clear line for a person
+        control.send(json.dumps({"failed": f"{type(error).__name__}: {error}".splitlines()[0]}).encode())
+        raise
+    seconds = time.clock_gettime(time.CLOCK_MONOTONIC) - started
+    control.send(json.dumps({"ready": True, "seconds": round(seconds, 2), "guards": host.guards}).encode())
+    control.setblocking(False)
+    try:
+        host.serve()
+    finally:
+        host.close()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _start(control: socket.socket, settings: dict[str, Any]) -> Host:
+    scratch = Path(settings["scratch"])
+    engine.set_paths(Path(settings["root"]), scratch)
+    engine.prepare_imports()
+    engine.accelerate()
+    engine.warm_up(settings["warm_task"])
+    engine.settle()
+    guards = sandbox.enter()
+    limits = sandbox.Limits(memory_bytes=settings["memory_bytes"], cpu_seconds=settings["cpu_seconds"])
+    return Host(control, scratch, settings["characters"], limits, guards)

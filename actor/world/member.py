@@ -1,0 +1,134 @@
+"""One episode's process that holds its databases: answers the API calls of its cell process and reports the changes.
+
+Forked from the built world by the host. It forks the cell process, speaks with the client alone, and believes
+nothing that the cell process says beyond "make this API call". Runs in AppWorld's virtualenv.
+
+    client --code--> member --code--> cell process
+                     member <--API call-- cell process        (as often as the cell wants)
+                     member --response--> cell process
+    client <--observation, changes-- member <--message-- cell process
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from actor.world import cell, frames, sandbox
+from actor.world.call import Answer, Call, answer_call
+from actor.world.engine import Template
+
+CODE_LIMIT = 4 << 20  # bytes of one cell's code
+ASK_LIMIT = 16 << 20  # bytes of one API call, and of one cell's message
+# The engine's main app also has routes that load other databases, write files and move the clock: not for episodes.
+APP_PATH = re.compile(r"/(api_docs|supervisor|amazon|phone|file_system|spotify|venmo|gmail|splitwise|simple_note|todoist)/")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an episode's two processes may use, as the client said when it started the host."""
+
+    characters: int  # of one observation
+    limits: sandbox.Limits
+    member_uid: int | None
+    cell_uid: int | None
+    folder: str
+
+
+def run(template: Template, client: socket.socket, terms: Terms) -> None:
+    """Serves one episode. Does not return."""
+    try:
+        template.adopt()
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            template.adopt()
+            sandbox.confine(uid=terms.cell_uid, limits=terms.limits, keep={theirs.fileno()}, folder=terms.folder)
+            cell.run(template, theirs, terms.characters)
+        theirs.close()
+        pidfds = [os.pidfd_open(os.getpid()), os.pidfd_open(pid)]
+        keep = {2, client.fileno(), ours.fileno(), *pidfds}
+        sandbox.confine(uid=terms.member_uid, limits=terms.limits, keep=keep, folder="/")
+        socket.send_fds(client, [frames.pack({"open": True})], pidfds)
+        for descriptor in pidfds:
+            os.close(descriptor)
+        Member(template, client, ours, pid).serve()
+    except (BrokenPipeError, ConnectionResetError):  # the client has gone: the episode is abandoned
+        pass
+    except BaseException:  # noqa: BLE001  # nothing may run in this process after its episode
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
+
+
+class Member:
+    """The episode's loop: one cell at a time."""
+
+    def __init__(self, template: Template, client: socket.socket, shell: socket.socket, pid: int) -> None:
+        self.template, self.client, self.shell, self.pid = template, client, shell, pid
+        self.random = cell.RandomState()
+        self.ended: str | None = None
+
+    def serve(self) -> None:
+        while (frame := frames.receive(self.client, CODE_LIMIT)) is not None:
+            head, text = ({"failed": True}, b"") if self.ended else self._turn(frame[1])
+            changes = self.template.new_changes()
+            body = b"" if changes is None else json.dumps(changes, separators=(",", ":")).encode()
+            head |= {"ended": self.ended, "completed": self.template.completed(), "text": len(text)}
+            frames.send(self.client, head, text + body)
+
+    def _turn(self, code: bytes) -> tuple[dict[str, Any], bytes]:
+        try:
+            frames.send(self.shell, {}, code)
+            while (frame := frames.receive(self.shell, ASK_LIMIT)) is not None:
+                head, body = frame[0], self.random.take(*frame)
+                if head.get("done"):
+                    return {"failed": bool(head.get("failed"))}, body
+                answer, payload = self._answer(head, body)
+                frames.send(self.shell, answer, payload)
+        except (frames.BadFrame, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            os.kill(self.pid, signal.SIGKILL)
+            self.ended = "protocol" if not isinstance(error, OSError) else None
+        self.ended = self.ended or _cause(os.waitpid(self.pid, 0)[1])
+        return {"failed": True}, b""
+
+    def _answer(self, head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        call = Call(
+            method=str(head["method"]),
+            scheme=str(head["scheme"]),
+            path=str(head["path"]),
+            raw_path=head["raw_path"].encode("latin-1"),
+            query=head["query"].encode("latin-1"),
+            headers=[(key.encode("latin-1"), value.encode("latin-1")) for key, value in head["headers"]],
+            body=body,
+        )
+        try:
+            answer = answer_call(self.template.app, call) if APP_PATH.match(call.path) else _no_such_app(call.path)
+        except Exception as error:  # noqa: BLE001  # the engine's client raises what the app raises: so does the cell's
+            told, news = self.random.news()
+            kind = type(error)
+            return {"raised": [kind.__module__, kind.__qualname__, str(error)], **told}, news
+        told, news = self.random.news()
+        headers = [[key.decode("latin-1"), value.decode("latin-1")] for key, value in answer.headers]
+        return {"status": answer.status, "headers": headers, **told}, answer.body + news
+
+
+def _no_such_app(path: str) -> Answer:
+    name = path.lstrip("/").split("/")[0]
+    body = json.dumps({"message": f"No app named '{name}' found."}).encode()
+    return Answer(404, [(b"content-type", b"application/json")], body)
+
+
+def _cause(status: int) -> str:
+    """Why a cell process ended, in one word."""
+    if os.WIFSIGNALED(status):
+        return {signal.SIGXCPU: "cpu", signal.SIGKILL: "killed"}.get(os.WTERMSIG(status), "crashed")
+    return "exited"

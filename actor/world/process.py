@@ -1,0 +1,90 @@
+"""Starts a process of AppWorld's virtualenv and passes what it prints to the log, one event a line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+from common.log import get_logger
+
+log = get_logger(__name__)
+PACKAGE = Path(__file__).parent.parent
+LINE_LIMIT = 1 << 16
+# The project's own folder never enters sys.path: beside an installed project lie packages that the engine cannot bear.
+BOOT = """
+import importlib, json, sys, types
+package = types.ModuleType("actor")
+package.__path__ = [sys.argv[1]]
+sys.modules["actor"] = package
+importlib.import_module(sys.argv[2]).main(int(sys.argv[3]), json.loads(sys.argv[4]))
+"""
+
+
+class WorldProcess:
+    """One running process and our end of its socket."""
+
+    def __init__(self, module: str, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+        self.module, self.process, self.sock = module, process, sock
+        self._reader = asyncio.create_task(self._pass_on())
+
+    @classmethod
+    async def start(cls, module: str, kind: socket.SocketKind, python: Path, settings: dict[str, Any]) -> WorldProcess:
+        """Starts `module.main(descriptor, settings)` with an environment of nothing but what the engine needs."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(str(python), "-P", "-s", "-W", "ignore", "-c", BOOT),
+                *(str(PACKAGE), module, str(theirs.fileno()), json.dumps(settings)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                limit=LINE_LIMIT,
+                env={"LANG": "C.UTF-8", "PATH": os.defpath, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        return cls(module, process, ours)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.returncode is None
+
+    async def stop(self, seconds: float = 5.0) -> None:
+        """Closes its socket, which asks it to end; kills it when it does not."""
+        self.sock.close()
+        try:
+            async with asyncio.timeout(seconds):
+                await self.process.wait()
+        except TimeoutError:
+            self.kill()
+            await self.process.wait()
+        self._reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reader
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+
+    async def _pass_on(self) -> None:
+        assert self.process.stdout is not None
+        while True:
+            try:
+                line = await self.process.stdout.readline()
+            except ValueError:  # a line above the limit: its buffer is gone, the next one starts afresh
+                continue
+            if not line:
+                return
+            log.warning("world_engine_said", process=self.module, text=line.decode(errors="replace").rstrip())
