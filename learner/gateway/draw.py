@@ -1,0 +1,139 @@
+"""Which tasks are rolled out, and in which order (stage 1). Pure, apart from reading the lists.
+
+Training: the list's tasks in seeded random order, each once before any comes again. A draw follows from the seed and
+its number alone, so a gateway that restarts goes on where it was. Evaluation: every task at each temperature.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from common.config import Section
+from common.errors import UsageError
+from common.messages import Sampling
+
+
+class RolloutConfig(Section):
+    """What is rolled out for training, and how old it may be."""
+
+    train_tasks: Path = Field(
+        default=Path("train.txt"),
+        description="task ids to train on, one a line",
+        examples=["root/data/datasets/train.txt"],
+    )
+    steps: int = Field(default=24, ge=0, description="steps of the whole run, count", examples=[24])
+    groups_per_step: int = Field(default=12, ge=1, description="task draws that a step trains on, count", examples=[40])
+    group_size: int = Field(default=6, ge=2, description="rollouts of a task draw (K), count", examples=[6])
+    staleness_bound: int = Field(
+        default=0,
+        ge=0,
+        description="largest lag of a token that is trained on, policy versions; 0 alternates rollouts and steps",
+        examples=[4],
+    )
+    temperature: float = Field(default=1.0, gt=0, le=10, description="softmax temperature of rollouts", examples=[1.0])
+    max_turns: int = Field(default=7, ge=1, description="turns of an episode, count", examples=[40])
+    max_turn_tokens: int = Field(default=90, ge=1, description="tokens sampled in one turn, count", examples=[1500])
+    max_context_tokens: int = Field(
+        default=640, ge=16, description="tokens of a whole episode, count", examples=[32000]
+    )
+    lease_seconds: float = Field(
+        default=60.0, gt=0, description="silence after which an actor's leases lapse, seconds", examples=[120.0]
+    )
+    most_failures: int = Field(
+        default=3, ge=1, description="lapsed and returned leases after which a member is dropped, count", examples=[3]
+    )
+
+    @property
+    def sampling(self) -> Sampling:
+        """How training episodes are sampled."""
+        return Sampling(
+            temperature=self.temperature,
+            max_turns=self.max_turns,
+            max_turn_tokens=self.max_turn_tokens,
+            max_context_tokens=self.max_context_tokens,
+        )
+
+
+class EvaluationConfig(Section):
+    """What is evaluated before the first and after the last step."""
+
+    tasks: Path | None = Field(
+        default=None,
+        description="held-out task ids, one a line; none: no evaluation",
+        examples=["root/data/datasets/test_normal.txt"],
+    )
+    temperatures: tuple[float, ...] = Field(
+        default=(0.0, 1.0), min_length=1, description="softmax temperatures, an evaluation each", examples=[(0.0,)]
+    )
+    rollouts: int = Field(
+        default=1, ge=1, description="episodes of a task at a temperature above 0, count", examples=[4]
+    )
+    before: bool = Field(default=True, description="whether the start is evaluated", examples=[True])
+    after: bool = Field(default=True, description="whether the end is evaluated", examples=[True])
+    max_turns: int | None = Field(
+        default=None, ge=1, description="turns of an episode, count; none: as in training", examples=[50]
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """One task of one evaluation."""
+
+    label: str  # "before.t0"
+    task_id: str
+    temperature: float
+    rollouts: int
+
+    @property
+    def group_id(self) -> str:
+        return f"{self.label}.{self.task_id}"
+
+
+class TaskDraw:
+    """The n-th task of a run's training, for any n."""
+
+    def __init__(self, tasks: Sequence[str], seed: int) -> None:
+        self._tasks = tuple(tasks)
+        self._seed = seed
+        self._pass = -1
+        self._order: list[str] = []
+
+    def task(self, number: int) -> str:
+        """The task of draw `number`, from 0."""
+        turn, index = divmod(number, len(self._tasks))
+        if turn != self._pass:
+            self._pass, self._order = turn, list(self._tasks)
+            random.Random(f"{self._seed}:{turn}").shuffle(self._order)  # noqa: S311 - a reproducible order, no secret
+        return self._order[index]
+
+
+def evaluation_tasks(config: EvaluationConfig, tasks: Sequence[str], phase: str) -> list[EvaluationTask]:
+    """All of an evaluation, `phase` "before" or "after": temperature by temperature, in the list's order."""
+    return [
+        EvaluationTask(f"{phase}.t{temperature:g}", task, temperature, config.rollouts if temperature > 0 else 1)
+        for temperature in config.temperatures
+        for task in tasks
+    ]
+
+
+def read_tasks(file: Path, option: str) -> list[str]:
+    """Task ids of a list file, one a line; empty lines are passed over.
+
+    Raises:
+        UsageError: missing, empty, or a task twice; with the option that names it.
+    """
+    try:
+        tasks = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option}: {file}: cannot be read: {getattr(error, 'strerror', error)}") from None
+    if not tasks:
+        raise UsageError(f"{option}: {file}: lists no task")
+    twice = sorted({task for task in tasks if tasks.count(task) > 1})
+    if twice:
+        raise UsageError(f"{option}: {file}: lists {twice[0]} more than once")
+    return tasks
