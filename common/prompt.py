@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +39,17 @@ class Supervisor(Protocol):
     def phone_number(self) -> str: ...
 
 
+def task_text(instruction: str, supervisor: Supervisor) -> str:
+    """What the first user turn says."""
+    return TASK.format(
+        first_name=supervisor.first_name,
+        last_name=supervisor.last_name,
+        email=supervisor.email,
+        phone_number=supervisor.phone_number,
+        instruction=instruction,
+    )
+
+
 class Prompt:
     """The prompt's format, bound to one tokenizer."""
 
@@ -48,6 +59,7 @@ class Prompt:
         self._tokenizer.encode_special_tokens = True
         self._start, self._stop = start, stop
         self._newline = self._encode("\n")
+        self._system = [start, *self._encode(f"system\n{SYSTEM}"), stop, *self._newline]
         self._reply_header = [*self._newline, start, *self._encode("assistant\n")]
         form = f"{START}\0{STOP}\0{SYSTEM}\0{TASK}\0{CUT_NOTE}\0{tokenizer.to_str()}"
         self.digest: str = hashlib.sha256(form.encode()).hexdigest()
@@ -86,15 +98,8 @@ class Prompt:
 
     def opening(self, instruction: str, supervisor: Supervisor) -> list[int]:
         """An episode's first tokens: the system line, the task, the header of the first assistant turn."""
-        task = TASK.format(
-            first_name=supervisor.first_name,
-            last_name=supervisor.last_name,
-            email=supervisor.email,
-            phone_number=supervisor.phone_number,
-            instruction=instruction,
-        )
-        system = [self._start, *self._encode(f"system\n{SYSTEM}"), self._stop, *self._newline]
-        return [*system, self._start, *self._encode(f"user\n{task}"), self._stop, *self._reply_header]
+        task = self._encode(f"user\n{task_text(instruction, supervisor)}")
+        return [*self._system, self._start, *task, self._stop, *self._reply_header]
 
     def observation(self, text: str, room: int, *, stopped: bool = True) -> list[int]:
         """What follows the policy's stop token: the observation as a user turn, the header of the next assistant turn.
@@ -136,17 +141,15 @@ class Prompt:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def _shorter_and_shorter(self, text: str, room: int) -> list[str]:
+    def _shorter_and_shorter(self, text: str, room: int) -> Iterator[str]:
         """Texts to try, longest first; the first that fits is shown. The last is empty."""
         window = text[: max(room, 0) * MOST_CHARACTERS_PER_TOKEN]
-        whole = [text] if window == text else []
+        if window == text:
+            yield text
         ends = [end for _, end in self._tokenizer.encode(window, add_special_tokens=False).offsets]
-        notes = []
         # the note costs tokens too: how many depends on the tokenizer, so shorter heads are tried until one fits
         for kept in (room - 8, room - 16, room - 32, room // 2, 0):
-            if kept >= len(ends) and whole:
-                continue
             head = window[: ends[min(kept, len(ends)) - 1]] if kept > 0 and ends else ""
             head = head[: head.rfind("\n") + 1] or (head + "\n" if head else "")
-            notes.append(head + CUT_NOTE.format(count=len(text) - len(head)))
-        return [*whole, *notes, ""]
+            yield head + CUT_NOTE.format(count=len(text) - len(head))
+        yield ""

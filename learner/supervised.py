@@ -1,0 +1,202 @@
+"""Supervised fine-tuning of a small model: examples in, a trained model and its figures out. CPU, fp32, deterministic.
+
+Counted in steps, never in seconds: the same seed and the same number of threads give the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from common.log import get_logger
+from common.prompt import STOP
+from learner.demonstrations import Example
+from learner.tokenizer import CHAT_TEMPLATE, PAD, PAD_ID
+from learner.warm_start_config import ModelShape, WarmStartConfig
+
+log = get_logger(__name__)
+
+IGNORED = -100  # a target that no loss is taken on
+SORTED_BATCHES = 16  # batches whose examples are sorted by length together, so that little is padded
+LOG_EVERY = 100
+
+
+def make_model(shape: ModelShape, vocabulary: int, stop: int) -> PreTrainedModel:
+    """A Qwen2-shaped model with random weights drawn from torch's generator. fp32."""
+    model: PreTrainedModel = Qwen2ForCausalLM(  # type: ignore[no-untyped-call]
+        Qwen2Config(
+            vocab_size=vocabulary,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.ff,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.heads,
+            max_position_embeddings=shape.context,
+            rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+            initializer_range=shape.initial_deviation,
+            tie_word_embeddings=False,
+            use_cache=False,
+            bos_token_id=None,
+            eos_token_id=stop,
+            pad_token_id=PAD_ID,
+        )
+    )
+    return model
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Examples side by side: B of them, T tokens of the longest. Padding is on the right, so causality hides it."""
+
+    tokens: torch.Tensor  # int64 [B, T]
+    targets: torch.Tensor  # int64 [B, T]: the next token, IGNORED where there is no loss
+    weights: torch.Tensor  # float32 [B, T]: 1 where the policy samples the target, less where it reads it
+
+
+def pad(examples: Sequence[Example], context_weight: float) -> PaddedBatch:
+    """One batch."""
+    shape = (len(examples), max(len(example.tokens) for example in examples))
+    tokens = torch.full(shape, PAD_ID, dtype=torch.int64)
+    targets = torch.full(shape, IGNORED, dtype=torch.int64)
+    weights = torch.zeros(shape)
+    for row, example in enumerate(examples):
+        ids, sampled = torch.from_numpy(example.tokens).long(), torch.from_numpy(example.sampled)
+        tokens[row, : len(ids)] = ids
+        weight = torch.where(sampled[1:], 1.0, context_weight)
+        weights[row, : len(ids) - 1] = weight
+        targets[row, : len(ids) - 1] = torch.where(weight > 0, ids[1:], IGNORED)
+    return PaddedBatch(tokens, targets, weights)
+
+
+def batches(examples: Sequence[Example], size: int, rng: random.Random) -> Iterator[list[Example]]:
+    """Batches without end: each pass is in a new order, with examples of similar length together."""
+    while True:
+        order = rng.sample(range(len(examples)), len(examples))
+        chunk = size * SORTED_BATCHES
+        for begin in range(0, len(order), chunk):
+            near = sorted(order[begin : begin + chunk], key=lambda i: len(examples[i].tokens))
+            cut = [near[i : i + size] for i in range(0, len(near), size)]
+            rng.shuffle(cut)
+            for indices in cut:
+                yield [examples[i] for i in indices]
+
+
+def rate(step: int, config: WarmStartConfig) -> float:
+    """The learning rate of a step (from 0): linear warm-up, flat, then linear to 0."""
+    rising = min(1.0, (step + 1) / max(1, config.warm_up))
+    falling_from = config.steps * config.flat
+    falling = 1.0 - max(0.0, step - falling_from) / max(1.0, config.steps - falling_from)
+    return config.learning_rate * min(rising, falling)
+
+
+def loss_of(model: PreTrainedModel, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted mean cross-entropy in nats, and the logits [N, V] where a loss is taken.
+
+    The head is applied only there: it is a third of the model.
+    """
+    hidden = model.model(input_ids=batch.tokens).last_hidden_state  # [B, T, H]
+    taken = batch.targets != IGNORED
+    logits = model.lm_head(hidden[taken])  # [N, V]
+    weights = batch.weights[taken]
+    losses = torch.nn.functional.cross_entropy(logits, batch.targets[taken], reduction="none")
+    return (losses * weights).sum() / weights.sum(), logits
+
+
+def train(
+    model: PreTrainedModel,
+    drills: Sequence[Example],
+    whole: Sequence[Example],
+    config: WarmStartConfig,
+    rng: random.Random,
+) -> float:
+    """Train in place; returns the mean loss of the last steps, nats."""
+    drilling = round(config.steps * config.drills)
+    parts = {True: batches(drills, config.drill_batch, rng), False: batches(whole, config.batch, rng)}
+    optimizer = _optimizer(model, config)
+    model.train()
+    recent: list[float] = []
+    mean = math.nan
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, config)
+        loss, _ = loss_of(model, pad(next(parts[step < drilling]), config.context_weight))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        recent.append(loss.item())
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
+            mean = sum(recent) / len(recent)
+            log.info("warm_start_step", step=step + 1, steps=config.steps, loss=round(mean, 4), rate=rate(step, config))
+            recent.clear()
+    return mean
+
+
+def _optimizer(model: PreTrainedModel, config: WarmStartConfig) -> torch.optim.Optimizer:
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+@torch.no_grad()
+def measure(model: PreTrainedModel, examples: Sequence[Example]) -> dict[str, Any]:
+    """Held-out loss (nats a sampled token), token accuracy, and both by scenario with the share of exact right turns.
+
+    A turn of a right demonstration is exact when each of its tokens is the likeliest after the demonstration's own.
+    """
+    model.train(mode=False)
+    losses: list[float] = []
+    tokens: dict[str, list[bool]] = defaultdict(list)
+    turns: dict[str, list[bool]] = defaultdict(list)
+    for example in examples:
+        batch = pad([example], 0.0)
+        loss, logits = loss_of(model, batch)
+        hits = logits.argmax(-1) == batch.targets[batch.targets != IGNORED]
+        losses += [loss.item()] * len(hits)
+        tokens[example.scenario] += hits.tolist()
+        if example.right:
+            begins = np.flatnonzero(np.diff(example.sampled.astype(np.int8)) == 1)
+            ends = np.cumsum(example.sampled)
+            edges = [int(ends[begin]) for begin in begins]
+            turns[example.scenario] += [bool(turn.all()) for turn in torch.tensor_split(hits.cpu(), edges[1:])]
+    return {
+        "held_out_loss": _mean(losses),
+        "held_out_accuracy": _mean([hit for hits in tokens.values() for hit in hits]),
+        "by_scenario": {
+            name: {"tokens": _mean(tokens[name]), "right_turns": _mean(turns[name])} for name in sorted(tokens)
+        },
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """NaN-free: 0 for nothing, which a share of nothing may be shown as."""
+    return round(float(np.mean(values)), 4) if values else 0.0
+
+
+def save(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, context: int) -> None:
+    """An ordinary Hugging Face directory: config, safetensors, tokenizer with chat template, generation defaults."""
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        eos_token=STOP,
+        pad_token=PAD,
+        model_max_length=context,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.save_pretrained(folder)
+    model.config.use_cache = True
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=True, temperature=1.0, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
+    )
+    model.save_pretrained(folder, safe_serialization=True)

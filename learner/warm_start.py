@@ -1,0 +1,153 @@
+"""`loop learner warm-start`: a small policy made from nothing. Demonstrations in, a Hugging Face model folder out.
+
+Demonstrations -> tokenizer (BPE on their text) -> examples -> supervised fine-tuning -> a folder, moved in whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import log as logs
+from common.checkpoint import sync
+from common.config import RunConfig, parse_command_line
+from common.errors import UsageError
+from common.log import get_logger
+from common.prompt import SYSTEM, Prompt, task_text
+from learner.config import LearnerConfig
+from learner.demonstrations import Demonstration, Example, as_example, read_demonstrations, split_tasks
+from learner.tokenizer import train_tokenizer
+from learner.warm_start_config import WarmStartConfig
+
+log = get_logger(__name__)
+
+USAGE = (
+    "usage: loop learner warm-start [--demonstrations FILE] [--out FOLDER] [--config FILE] [--section.key value ...]"
+)
+SHORT = {"--demonstrations": "--learner.warm_start.demonstrations", "--out": "--learner.warm_start.out"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make the model folder; figures go to the log, and to standard output."""
+    words = [SHORT.get(name, name) + equals + text for name, equals, text in (word.partition("=") for word in argv)]
+    resolved, flags = parse_command_line(
+        {"run": RunConfig, "learner": LearnerConfig},
+        words,
+        usage=USAGE,
+        flags={"json": "end with one JSON object instead of lines for a person"},
+    )
+    run = resolved.section("run", RunConfig)
+    config = resolved.section("learner", LearnerConfig).warm_start
+    logs.configure(
+        "warm-start", file=run.folder / "logs" / "warm_start.jsonl", level=run.log_level, run=run.folder.name
+    )
+    figures = make_policy(config, run.seed)
+    sys.stdout.write(json.dumps(figures) + "\n" if flags["json"] else _for_a_person(figures))
+    return 0
+
+
+def make_policy(config: WarmStartConfig, seed: int) -> dict[str, Any]:
+    """Train tokenizer and model and write the folder `config.out`. The same arguments give the same bytes.
+
+    Returns figures: seconds, parameters, loss in nats, and accuracy on held-out demonstrations.
+    Raises UsageError for demonstrations that cannot be used, or a folder that is something else.
+    """
+    # imported when used: `--help` does without torch
+    import torch  # noqa: PLC0415
+
+    from learner import supervised  # noqa: PLC0415
+
+    since = time.monotonic()
+    _refuse_other_folders(config.out)
+    demonstrations = read_demonstrations(config.demonstrations)
+    rng = random.Random(seed)  # noqa: S311 - an order of examples, not a secret
+    torch.manual_seed(seed)
+    torch.set_num_threads(config.threads)
+    train, measured = split_tasks(demonstrations, config.held_out, rng)
+    tokenizer = train_tokenizer(_texts(train), config.vocabulary)
+    prompt = Prompt.of(tokenizer)
+    drills, whole = _examples(train, prompt, config, drill=True), _examples(train, prompt, config)
+    model = supervised.make_model(config.model, prompt.vocabulary_size, prompt.stop_ids[0])
+    figures: dict[str, Any] = {
+        "out": str(config.out),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "vocabulary": prompt.vocabulary_size,
+        "demonstrations": len(whole),
+        "steps": config.steps,
+        "tokens_per_episode": round(sum(len(example.tokens) for example in whole) / len(whole), 1),
+        "sampled_tokens_per_episode": round(sum(int(example.sampled.sum()) for example in whole) / len(whole), 1),
+    }
+    log.info("warm_start_begins", **figures, drills=len(drills), seed=seed, threads=config.threads)
+    figures["loss"] = supervised.train(model, drills, whole, config, rng)
+    figures |= supervised.measure(model, _examples(measured, prompt, config))
+    _write(config.out, lambda folder: supervised.save(folder, model, tokenizer, config.model.context))
+    figures["seconds"] = round(time.monotonic() - since, 1)
+    log.info("warm_start_done", **figures)
+    return figures
+
+
+def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
+    """All that the tokenizer will meet: the prompt's own words as often as they occur."""
+    for demonstration in demonstrations:
+        yield f"system\n{SYSTEM}\nuser\nassistant\n"
+        yield task_text(demonstration.instruction, demonstration.supervisor)
+        for turn in demonstration.turns:
+            yield turn.code
+            yield turn.observation
+
+
+def _examples(
+    demonstrations: Sequence[Demonstration], prompt: Prompt, config: WarmStartConfig, *, drill: bool = False
+) -> list[Example]:
+    made = [as_example(one, prompt, config.model.context, drill=drill) for one in demonstrations]
+    fit = [example for example in made if example is not None]
+    if demonstrations and not fit:
+        raise UsageError(
+            f"{config.demonstrations}: no demonstration fits into {config.model.context} tokens; "
+            "raise learner.warm_start.model.context"
+        )
+    if len(fit) < len(made):
+        log.warning("demonstrations_too_long", left_out=len(made) - len(fit), context=config.model.context)
+    return fit
+
+
+def _refuse_other_folders(out: Path) -> None:
+    """An existing folder is replaced only when it is a model's or empty."""
+    if out.exists() and not (out / "config.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out}: exists and is no model folder; name another one with --out")
+
+
+def _write(out: Path, write: Callable[[Path], None]) -> None:
+    """A folder that is either whole or not there: made beside, synced, then renamed."""
+    draft = out.parent / f".draft-{out.name}-{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        write(draft)
+        for file in draft.iterdir():
+            sync(file)
+        sync(draft)
+        if out.exists():
+            shutil.rmtree(out)
+        draft.rename(out)
+        sync(out.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _for_a_person(figures: dict[str, Any]) -> str:
+    scenarios = figures.pop("by_scenario")
+    width = max(map(len, [*scenarios, *figures]), default=0)
+    lines = [f"{name:<{width}}  {value}" for name, value in figures.items()]
+    lines += [
+        f"{name:<{width}}  token accuracy {accuracy['tokens']:.3f}, right turns exact {accuracy['right_turns']:.3f}"
+        for name, accuracy in scenarios.items()
+    ]
+    return "\n".join(lines) + "\n"
