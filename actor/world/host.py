@@ -44,7 +44,7 @@ class Host:
     scratch: Path
     characters: int
     limits: sandbox.Limits
-    guards: list[str]
+    guards: tuple[str, ...]
     waiting: list[Waiting] = field(default_factory=list)
     template: engine.Template | None = None
     members: dict[int, tuple[int, int]] = field(default_factory=dict)  # pidfd -> pid, episode number
@@ -166,12 +166,19 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
 
 
 def _start(control: socket.socket, settings: dict[str, Any]) -> Host:
+    os.umask(0o022)  # the folders of the private root are for everybody to pass
     scratch = Path(settings["scratch"])
     engine.set_paths(Path(settings["root"]), scratch)
     engine.prepare_imports()
     engine.accelerate()
     engine.warm_up(settings["warm_task"])
     engine.settle()
-    guards = sandbox.enter()
-    limits = sandbox.Limits(memory_bytes=settings["memory_bytes"], cpu_seconds=settings["cpu_seconds"])
+    limits = sandbox.Limits(sandbox.address_space() + settings["memory_bytes"], settings["cpu_seconds"])
+    guards = sandbox.enter([*_read_from_now_on(), Path(settings["root"])], scratch)
     return Host(control, scratch, settings["characters"], limits, guards)
+
+
+def _read_from_now_on() -> list[Path]:
+    """The interpreter and its packages: a module may be imported late, and tracebacks quote their sources."""
+    folders = [sys.prefix, sys.base_prefix, *(path for path in sys.path if path), str(Path(__file__).parents[1])]
+    return [path for folder in folders if (path := Path(folder)).is_dir()]

@@ -50,12 +50,13 @@ def run(template: Template, client: socket.socket, terms: Terms) -> None:
         pid = os.fork()
         if pid == 0:
             template.adopt()
-            sandbox.confine(uid=terms.cell_uid, limits=terms.limits, keep={theirs.fileno()}, folder=terms.folder)
+            os.environ.clear()
+            sandbox.confine(uid=terms.cell_uid, limits=terms.limits, keep={theirs.fileno()}, folder=terms.folder, signals=False)
             cell.run(template, theirs, terms.characters)
         theirs.close()
         pidfds = [os.pidfd_open(os.getpid()), os.pidfd_open(pid)]
         keep = {2, client.fileno(), ours.fileno(), *pidfds}
-        sandbox.confine(uid=terms.member_uid, limits=terms.limits, keep=keep, folder="/")
+        sandbox.confine(uid=terms.member_uid, limits=terms.limits, keep=keep, folder="/", signals=True)
         socket.send_fds(client, [frames.pack({"open": True})], pidfds)
         for descriptor in pidfds:
             os.close(descriptor)

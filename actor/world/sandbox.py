@@ -1,24 +1,33 @@
 """What an episode's processes give up before they run anything. Standard library only.
 
-The host calls `enter` once (no network for it and its children); every forked process calls `confine`. Each returns
-or is described by the names of the guards that are on, so that a log can say so.
+The host calls `enter` once: without network, in a root folder of its own that holds little more than the interpreter,
+read-only. Every process that it forks then calls `confine`. As root this uses namespaces and one user id a process;
+as an ordinary user a user namespace, where the kernel allows it. `enter` says which guards are on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-CLONE_NEWNET = 0x40000000
-CLONE_NEWUSER = 0x10000000
-PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
-PR_SET_NO_NEW_PRIVS = 38
+from actor.world.syscalls import deny, deny_is_possible
+
+CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWUSER = 0x20000, 0x40000000, 0x10000000
+MS_BIND, MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV = 0x1000, 0x4000, 0x40000, 0x2, 0x4
+MNT_DETACH = 2
+SYS_MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD = 442, 0x8000, -100
+MOUNT_ATTR_READ_ONLY_NO_SETUID = 0x1 | 0x2
+CAPABILITY_VERSION = 0x20080522
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 FIRST_UID = 61_184  # the range that systemd keeps for passing users, so nobody's files
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+SYSTEM = ("/usr", "/lib", "/lib64", "/etc/localtime")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -26,53 +35,53 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Limits:
     """What one process may use."""
 
-    memory_bytes: int  # address space beyond what it has when it starts
+    address_space: int  # bytes
     cpu_seconds: int  # processor time in its whole life
     files: int = 64  # open descriptors
 
 
-def enter() -> list[str]:
-    """Leaves the network, once, in the host: children inherit the empty namespace at no cost. Returns guards."""
-    if os.geteuid() == 0 and _libc.unshare(CLONE_NEWNET) == 0:
-        return ["no-network", "own-uid"]
-    user, group = os.getuid(), os.getgid()
-    if os.geteuid() != 0 and _libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0:
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"{user} {user} 1")
-        _write("/proc/self/gid_map", f"{group} {group} 1")
-        return ["no-network"]
-    return ["own-uid"] if os.geteuid() == 0 else []
+def address_space() -> int:
+    """Bytes of address space that this process has."""
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
 
 
-def confine(*, uid: int | None, limits: Limits, keep: set[int], folder: str) -> None:
-    """Gives up what an episode does not need. `uid` is None where the host is not root; `keep` are descriptors.
+def enter(readable: list[Path], writable: Path) -> tuple[str, ...]:
+    """Moves this process and its future children away from network and files. Returns the guards that are on.
 
-    Raises OSError when a guard that should be there cannot be had: the process must not go on.
+    `readable` is what they go on to read, at the same paths; `writable` is the one folder where files may be made.
+    """
+    guards = ["limits"]
+    root = os.geteuid() == 0
+    if not (_unshare(CLONE_NEWNET | CLONE_NEWNS) if root else _unshare_as_user(CLONE_NEWNET | CLONE_NEWNS)):
+        return (*guards, *(["own-uid"] if root else []), *(["no-programs"] if deny_is_possible() else []))
+    guards.append("no-network")
+    if root:
+        guards.append("own-uid")
+    try:
+        _private_root(readable, writable)
+        guards.append("private-root")
+    except OSError as error:
+        print(f"no private root folder: {error}", file=sys.stderr)  # noqa: T201  # the client logs it
+    if deny_is_possible():
+        guards.append("no-programs")
+    return tuple(guards)
+
+
+def confine(*, uid: int | None, limits: Limits, keep: set[int], folder: str, signals: bool) -> None:
+    """Gives up what an episode's process does not need. It must not go on when this raises OSError.
+
+    `uid` is None where the host is not root; `keep` are descriptors; `signals` says whether it may send any.
     """
     os.setsid()
     _close_all_but(keep)
     os.chdir(folder)
-    os.environ.clear()
-    space = _address_space() + limits.memory_bytes
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    _limit(limits, space)
-    # After setresuid, which clears both the parent-death signal and the dumpable flag.
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(PR_SET_DUMPABLE, 0)
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _address_space() -> int:
-    with open("/proc/self/statm", encoding="utf-8") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
-
-
-def _limit(limits: Limits, space: int) -> None:
+    _drop_capabilities()
     for what, most in (
-        (resource.RLIMIT_AS, space),
+        (resource.RLIMIT_AS, limits.address_space),
         (resource.RLIMIT_CPU, limits.cpu_seconds),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
@@ -80,6 +89,90 @@ def _limit(limits: Limits, space: int) -> None:
         (resource.RLIMIT_NPROC, 0),  # no further process and no further thread
     ):
         resource.setrlimit(what, (most, most))
+    # After setresuid, which clears the parent-death signal and the dumpable flag.
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(PR_SET_DUMPABLE, 0)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if deny_is_possible():
+        deny(signals=signals)
+
+
+def _unshare(flags: int) -> bool:
+    return bool(_libc.unshare(flags) == 0)
+
+
+def _unshare_as_user(flags: int) -> bool:
+    user, group = os.getuid(), os.getgid()
+    if not _unshare(CLONE_NEWUSER | flags):
+        return False
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        Path("/proc/self", name).write_text(text, encoding="utf-8")
+    return True
+
+
+def _private_root(readable: list[Path], writable: Path) -> None:
+    """A root folder of devices, system libraries, `readable` (read-only) and `writable`: no home, no /proc, no /tmp."""
+    _mount(None, "/", None, MS_REC | MS_PRIVATE)
+    root = writable / "root"
+    root.mkdir(exist_ok=True)
+    _mount("tmpfs", str(root), "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+    try:
+        _fill(root, readable, writable)
+    except OSError:
+        _libc.umount2(str(root).encode(), MNT_DETACH)
+        raise
+    os.chdir(root)
+    if _libc.pivot_root(b".", b".") != 0:
+        raise OSError(ctypes.get_errno(), "pivot_root failed")
+    _libc.umount2(b".", MNT_DETACH)
+    os.chdir("/")
+    _mount_setattr("/", recursive=False)
+    os.chdir(writable)
+
+
+def _fill(root: Path, readable: list[Path], writable: Path) -> None:
+    bound: list[Path] = []
+    for path in sorted({name for path in [*map(Path, SYSTEM), *readable] for name in (path, path.resolve())}):
+        if path.exists() and not any(path.is_relative_to(folder) for folder in bound):
+            _bind(path, root, read_only=True)
+            bound.append(path)
+    for device in DEVICES:
+        _bind(Path(device), root, read_only=False)
+    _bind(writable, root, read_only=False)
+
+
+def _bind(path: Path, root: Path, *, read_only: bool) -> None:
+    target = root / path.relative_to("/")
+    if path.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    _mount(str(path), str(target), None, MS_BIND | (MS_REC if read_only else 0))
+    if read_only:
+        _mount_setattr(str(target), recursive=True)
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    source_, kind_, options_ = (text.encode() if text else None for text in (source, kind, options))
+    if _libc.mount(source_, target.encode(), kind_, ctypes.c_ulong(flags), options_) != 0:
+        raise OSError(ctypes.get_errno(), f"mounting {target} failed")
+
+
+def _mount_setattr(target: str, *, recursive: bool) -> None:
+    wanted = (ctypes.c_uint64 * 4)(MOUNT_ATTR_READ_ONLY_NO_SETUID, 0, 0, 0)
+    flags = AT_RECURSIVE if recursive else 0
+    size = ctypes.c_size_t(ctypes.sizeof(wanted))
+    if _libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, target.encode(), flags, ctypes.byref(wanted), size) != 0:
+        raise OSError(ctypes.get_errno(), f"making {target} read-only failed")
+
+
+def _drop_capabilities() -> None:
+    """In a user namespace an ordinary user has them all; a change of user id alone drops them only for root."""
+    head = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    none = (ctypes.c_uint32 * 6)()
+    if _libc.capset(ctypes.byref(head), ctypes.byref(none)) != 0:
+        raise OSError(ctypes.get_errno(), "dropping capabilities failed")
 
 
 def _close_all_but(keep: set[int]) -> None:
@@ -96,9 +189,4 @@ def _close_all_but(keep: set[int]) -> None:
 
 def _prctl(option: int, value: int) -> None:
     if _libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
-
-
-def _write(path: str, text: str) -> None:
-    with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
-        file.write(text)
+        raise OSError(ctypes.get_errno() or errno.EPERM, f"prctl({option}) failed")
