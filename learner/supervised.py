@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from common.log import get_logger
 from common.prompt import STOP
@@ -32,15 +32,19 @@ LOG_EVERY = 100
 
 
 def make_model(shape: ModelShape, vocabulary: int, stop: int) -> PreTrainedModel:
-    """A Qwen2-shaped model with random weights drawn from torch's generator. fp32."""
-    model: PreTrainedModel = Qwen2ForCausalLM(  # type: ignore[no-untyped-call]
-        Qwen2Config(
+    """A Qwen3-shaped model with random weights drawn from torch's generator. fp32.
+
+    Not Qwen2: transformers 5 puts that one's own split of text over whatever tokenizer.json says.
+    """
+    model: PreTrainedModel = Qwen3ForCausalLM(  # type: ignore[no-untyped-call]
+        Qwen3Config(
             vocab_size=vocabulary,
             hidden_size=shape.hidden,
             intermediate_size=shape.ff,
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,
             num_key_value_heads=shape.heads,
+            head_dim=shape.hidden // shape.heads,
             max_position_embeddings=shape.context,
             rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
             initializer_range=shape.initial_deviation,

@@ -13,7 +13,7 @@ from common.config import Section
 
 
 class ModelShape(Section):
-    """A Qwen2-shaped model: full attention, as many key-value heads as heads, embeddings not tied."""
+    """A Qwen3-shaped model: full attention, as many key-value heads as heads, embeddings not tied."""
 
     hidden: int = Field(default=96, ge=8, description="width of the residual stream, count", examples=[96])
     layers: int = Field(default=3, ge=1, description="transformer blocks, count", examples=[3])
