@@ -177,6 +177,11 @@ def all_sections() -> dict[str, type[Section]]:
     return found
 
 
+def option_names(sections: Mapping[str, type[Section]]) -> dict[str, Any]:
+    """The dotted name of every option with its field, in the order of declaration."""
+    return {".".join(path): field for path, field in _leaves(sections)}
+
+
 def describe(sections: Mapping[str, type[Section]]) -> str:
     """The options of a command, a line each: dotted name, default, meaning with its unit."""
     lines = []

@@ -294,7 +294,7 @@ def _show(display: Display, figures: Figures, events: Sequence[Event], loaded: L
         newest = figures.steps[-1] if figures.steps else None
         words = f"reward {newest['mean_reward']:.2f}  success {newest['success']:.2f}" if newest else ""
         display.update(
-            len(figures.steps), loaded["learner"].steps, f"{words}  episodes {state.get('episodes_done', 0)}"
+            len(figures.steps), loaded["learner"].rollout.steps, f"{words}  episodes {state.get('episodes_done', 0)}"
         )
     elif phase.startswith("evaluate"):
         display.phase(phase.replace("_", " "))

@@ -72,7 +72,7 @@ def test_bad_configuration_is_one_line_that_names_the_place(tmp_path, text, word
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UsageError, match="none.yaml: No such file"):
+    with pytest.raises(UsageError, match=r"none\.yaml: No such file"):
         load(SECTIONS, tmp_path / "none.yaml", [])
 
 
