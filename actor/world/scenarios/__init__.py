@@ -1,0 +1,24 @@
+"""What can be asked in the world: one file per app. `TRAIN` is learned from, `CHALLENGE` is only ever tested on."""
+
+from __future__ import annotations
+
+from actor.world.scenarios import challenge, phone, simple_note, spotify, supervisor, venmo
+from actor.world.scenarios.form import Scenario
+
+TRAIN: tuple[Scenario, ...] = (
+    supervisor.HOME_CITY,
+    supervisor.CARD_YEAR,
+    spotify.LONGEST_SONG,
+    spotify.LIKED_COUNT,
+    spotify.LIKE_SONG,
+    simple_note.NOTE_TEXT,
+    simple_note.PIN_NOTE,
+    simple_note.NEW_NOTE,
+    phone.SEND_TEXT,
+    phone.LAST_TEXT,
+    phone.ALARM_OFF,
+    venmo.PAY_FRIEND,
+    venmo.ASK_FRIEND,
+    venmo.TOTAL_SENT,
+)
+CHALLENGE: tuple[Scenario, ...] = (challenge.LIKED_LONGEST, challenge.LIBRARY_COUNT, challenge.ALARM_TIME)

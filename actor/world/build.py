@@ -1,0 +1,141 @@
+"""The data root of a world: made from nothing below the cache folder, once per hash of generator and arguments.
+
+Flows in: `BuildArguments`. Flows out: a folder with `full/data` (with the tests; for the grader, mode 0700) and
+`episode/data` (the same without any ground truth; what an episode's process sees).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from pydantic import Field
+
+from actor.world.install import APPWORLD_VERSION, appworld_python
+from common.cache import cache_folder, locked
+from common.config import Section
+from common.errors import RunError, UsageError
+from common.log import get_logger
+
+log = get_logger(__name__)
+
+MARKER = "world.json"
+HERE = Path(__file__).parent
+GENERATOR = ("generate.py", "people.py", "task_files.py", "scenarios/*.py")
+
+
+class BuildArguments(Section):
+    """What a world is made of. With the generator's sources it decides the world's name in the cache."""
+
+    seed: int = Field(default=1, ge=0, description="every random choice comes from it", examples=[1])
+    train: int = Field(default=26, ge=1, le=500, description="train tasks per scenario, count", examples=[26])
+    dev: int = Field(default=2, ge=1, le=100, description="dev tasks per scenario, count", examples=[2])
+    test: int = Field(
+        default=5, ge=1, le=100, description="test_normal tasks per scenario, other instances, count", examples=[5]
+    )
+    challenge: int = Field(
+        default=6, ge=1, le=100, description="test_challenge tasks per scenario of its own, count", examples=[6]
+    )
+
+    def sizes(self) -> dict[str, int]:
+        """Tasks per scenario by data set."""
+        return {"train": self.train, "dev": self.dev, "test_normal": self.test, "test_challenge": self.challenge}
+
+
+def world_hash(arguments: BuildArguments) -> str:
+    """Sixteen hexadecimal digits over the generator's sources, AppWorld's version and the arguments."""
+    digest = hashlib.sha256(APPWORLD_VERSION.encode())
+    for pattern in GENERATOR:
+        for source in sorted(HERE.glob(pattern)):
+            digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    digest.update(arguments.model_dump_json().encode())
+    return digest.hexdigest()[:16]
+
+
+def find_world(root: Path | None = None, arguments: BuildArguments | None = None) -> Path:
+    """The data root to use: `root` when given and one, else the cache's world for `arguments`, built when missing.
+
+    UsageError: `root` is not a data root.
+    """
+    return check_world(root) if root is not None else build(arguments or BuildArguments())
+
+
+def check_world(root: Path) -> Path:
+    """`root`, absolute. UsageError when it is not a data root that was built to its end."""
+    root = root.expanduser().absolute()
+    missing = [part for part in (MARKER, "full/data", "episode/data") if not (root / part).exists()]
+    if missing:
+        raise UsageError(f"{root} is not a data root of a world: {missing[0]} is missing; make one with 'loop world build'")
+    return root
+
+
+def build(arguments: BuildArguments) -> Path:
+    """The world's folder in the cache; made and verified when it is not there yet (about a minute on two cores)."""
+    worlds = cache_folder() / "worlds"
+    folder = worlds / world_hash(arguments)
+    if "memory" in str(folder):
+        raise UsageError(f"the cache folder's path must not contain the word 'memory': {worlds}; set LOOP_CACHE to another")
+    if (folder / MARKER).exists():
+        return folder
+    python = appworld_python()
+    with locked(worlds / f"{folder.name}.lock", "the world is being built"):
+        if (folder / MARKER).exists():
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=worlds) as making:
+            made = Path(making) / "world"
+            made.mkdir()
+            summary = _generate(python, made, arguments)
+            _separate(made)
+            (made / MARKER).write_text(json.dumps({"arguments": arguments.model_dump(), **summary}, indent=1) + "\n")
+            made.rename(folder)
+    log.info("world_built", root=str(folder), **summary)
+    return folder
+
+
+def _generate(python: Path, folder: Path, arguments: BuildArguments) -> dict[str, float]:
+    """Runs the generator in AppWorld's virtualenv and relays its progress."""
+    workers = min(8, os.cpu_count() or 1)
+    request = json.dumps({"seed": arguments.seed, "sizes": arguments.sizes(), "workers": workers})
+    command = [str(python), "-m", "actor.world.generate", str(folder), request]
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "PYTHONPATH": str(HERE.parent.parent),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    last: dict[str, float] = {}
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                last = json.loads(line) if line.startswith("{") else {}
+                if name := last.pop("event", None):
+                    log.info(str(name), **last)
+        finally:
+            process.stdout.close()
+            if process.poll() is None and process.wait() is None:
+                process.kill()
+        if process.wait() != 0:
+            errors.seek(0)
+            reason = last.get("reason") or errors.read().strip()[-2000:] or f"exit code {process.returncode}"
+            raise RunError(f"the world could not be built: {reason}")
+    return {"build_seconds": last.get("seconds", 0.0), "tasks": last.get("tasks", 0)}
+
+
+def _separate(folder: Path) -> None:
+    """Makes `episode` beside `full`: hard links to everything but the ground truth."""
+    full, episode = folder / "full" / "data", folder / "episode" / "data"
+
+    def without_truth(_: str, names: list[str]) -> list[str]:
+        return [name for name in names if name == "ground_truth"]
+
+    shutil.copytree(full, episode, ignore=without_truth, copy_function=os.link)
+    shutil.rmtree(folder / "scratch", ignore_errors=True)
+    (folder / "full").chmod(0o700)

@@ -1,0 +1,170 @@
+"""The invented people, songs and words that every world is made of, and the rows of the base databases.
+
+Flows in: a seed. Flows out: a `Cast`. Pools are small and of short common words, shared by all splits: what differs
+between tasks is who, which and how much. Runs in AppWorld's virtualenv too, so the standard library only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+NOW = datetime(2023, 5, 18, 12, 0, 0)  # noqa: DTZ001 - the engine's clock has no time zone
+
+FIRST = "Ada Ben Cleo Dan Eva Finn Gus Hana Ivan June Kai Lena Max Nora Omar Pia Quinn Rosa Sam Tara Uma Vera Will Zoe"
+LAST = "Moss Reed Lane Park Stone Wood Hill Fox Lake Bell Cole Dale Frost Gray Hart King Marsh Nash Page Rose Snow Vale"
+LAST += " West York"
+TONE = "Silver Golden Quiet Broken Little Lonely Hidden Burning Frozen Gentle Hollow Electric Midnight Crimson Velvet"
+TONE += " Paper Summer Winter Ocean Desert"
+THING = "River Garden Mirror Letter Shadow Engine Island Window Planet Tiger Harbor Valley Dream Road Heart Fire Train"
+THING += " Star Bridge Tower"
+TOPIC = "Trip Book Movie Party Gym Work House Car Food School Gift Music Budget Bike Camp Pet"
+KIND = "Plan Ideas List Notes Log Goals"
+VERB = "bring buy call check clean find fix move order paint sell water"
+OBJECT = "lamp tickets plumber roses boat keys fence piano chairs kettle ladder camera puzzle basket mirror blanket"
+REASON = "pizza rent coffee taxi lunch books tickets gas dinner snacks movie gifts"
+CITY = "Marlow Ashby Dover Salem Orchard Linden Fairview Kingston Milton Oakdale Riverton Burton Weston Clifton Easton"
+CITY += " Norwood"
+STATE = "Ohio Texas Maine Utah Iowa Nevada Oregon Kansas Idaho Alaska Georgia Montana"
+STREET = "Oak Pine Elm Maple Cedar Birch Main Park High Mill"
+LABEL = "Gym School Medicine Walk Meeting Laundry Bus Yoga Baking Study Swim Garden"
+CARDS = ("Visa", "MasterCard", "Discover", "Chase", "HSBC")
+ACCOUNTS = ("spotify", "venmo", "phone", "simple_note")
+GENRES = ("pop", "rock", "jazz", "folk")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Person:
+    """One invented person, the same in every app. `id` is the row's id in all of them."""
+
+    id: int
+    first_name: str
+    last_name: str
+    email: str
+    phone_number: str
+    birthday: str
+    sex: str
+    passwords: tuple[tuple[str, str], ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.first_name} {self.last_name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Song:
+    """One song of the catalogue. `id` is its row's id."""
+
+    id: int
+    title: str
+    artist_id: int
+    duration: int
+    genre: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast:
+    """All that is in the base world. The first `supervisors` people give tasks; `known` maps them to their contacts."""
+
+    people: tuple[Person, ...]
+    supervisors: int
+    known: tuple[tuple[int, ...], ...]
+    artists: tuple[str, ...]
+    songs: tuple[Song, ...]
+
+
+def pairs(rng: random.Random, left: str, right: str, count: int) -> list[str]:
+    """`count` different two-word names, in no order."""
+    return rng.sample([f"{a} {b}" for a in left.split() for b in right.split()], count)
+
+
+def saying(rng: random.Random, count: int) -> list[str]:
+    """`count` different short sentences, e.g. "fix the lamp"."""
+    return rng.sample([f"{verb} the {thing}" for verb in VERB.split() for thing in OBJECT.split()], count)
+
+
+def make_cast(seed: int, supervisors: int = 8, songs: int = 60) -> Cast:
+    """The people and songs of a world, a pure function of its arguments."""
+    rng = random.Random(seed)  # noqa: S311 - invented data, not secrets
+    firsts, lasts = FIRST.split(), LAST.split()
+    rng.shuffle(firsts)
+    rng.shuffle(lasts)
+    numbers = rng.sample(range(100000, 999999), len(firsts))
+    people = tuple(
+        _person(rng, index + 1, first, last, str(number))
+        for index, (first, last, number) in enumerate(zip(firsts, lasts, numbers, strict=True))
+    )
+    known = tuple(
+        tuple(rng.sample([p.id for p in people if p.id != me], 9)) for me in range(1, supervisors + 1)
+    )
+    # no word of an artist's name is in a title: a search for a title ranks its song first
+    artists = tuple(f"{word} Band" for word in rng.sample(CITY.split(), 10))
+    durations = rng.sample(range(100, 400), songs)
+    catalogue = tuple(
+        Song(id=i + 1, title=title, artist_id=rng.randint(1, len(artists)), duration=duration, genre=rng.choice(GENRES))
+        for i, (title, duration) in enumerate(zip(pairs(rng, TONE, THING, songs), durations, strict=True))
+    )
+    return Cast(people=people, supervisors=supervisors, known=known, artists=artists, songs=catalogue)
+
+
+def _person(rng: random.Random, number: int, first: str, last: str, phone: str) -> Person:
+    letters = "abcdefghjkmnpqrstuvwxyz23456789"
+    return Person(
+        id=number,
+        first_name=first,
+        last_name=last,
+        email=f"{first}.{last}@mail.com".lower(),
+        phone_number=phone,
+        birthday=f"{rng.randint(1960, 2004)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}",
+        sex=rng.choice(["male", "female"]),
+        passwords=tuple((app, "".join(rng.choices(letters, k=9))) for app in ACCOUNTS),
+    )
+
+
+def base_rows(cast: Cast) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """(app, model, records) in an order in which every reference exists before it is used. Ids follow the order."""
+    long_ago = NOW - timedelta(days=300)
+    names = [{"first_name": p.first_name, "last_name": p.last_name, "email": p.email} for p in cast.people]
+    since = {"created_at": long_ago, "last_logged_in": long_ago}
+    yield "admin", "MainUser", [
+        {**name, "phone_number": p.phone_number, "birthday": p.birthday, "sex": p.sex}
+        for name, p in zip(names, cast.people, strict=True)
+    ]
+    for app in ("venmo", "spotify", "simple_note"):
+        extra = {"venmo_balance": 500} if app == "venmo" else {}
+        yield app, "User", [
+            {**name, **since, **extra, "password": dict(p.passwords)[app], "verified": True}
+            for name, p in zip(names, cast.people, strict=True)
+        ]
+    yield "phone", "User", [
+        {
+            "first_name": p.first_name,
+            "last_name": p.last_name,
+            "phone_number": p.phone_number,
+            "password": dict(p.passwords)["phone"],
+            **since,
+        }
+        for p in cast.people
+    ]
+    yield "phone", "Contact", [
+        {**names[other - 1], "user_id": me, "phone_number": cast.people[other - 1].phone_number,
+         "relationships": ["friend"], "created_at": long_ago + timedelta(days=rank)}
+        for me, others in enumerate(cast.known, start=1)
+        for rank, other in enumerate(others)
+    ]
+    yield "venmo", "Friendship", [
+        {"user_id": me, "friend_id": other, "created_at": long_ago + timedelta(days=rank)}
+        for me, others in enumerate(cast.known, start=1)
+        for rank, other in enumerate(others)
+    ]
+    yield "spotify", "Artist", [
+        {"name": name, "genre": GENRES[i % len(GENRES)], "created_at": long_ago} for i, name in enumerate(cast.artists)
+    ]
+    yield "spotify", "Song", [
+        {"title": s.title, "artist_ids": [s.artist_id], "duration": s.duration, "release_date": long_ago,
+         "genre": s.genre}
+        for s in cast.songs
+    ]

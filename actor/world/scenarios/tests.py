@@ -1,0 +1,22 @@
+"""Tests that several scenarios share. The source of `evaluate` becomes the task's evaluation.py, so it stands alone.
+
+A no-op earns nothing: "nothing else changed" is credited only together with a sign that the task was done.
+"""
+
+# ruff: noqa: ANN401
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def question(
+    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
+) -> None:
+    """For a scenario that asks: the answer, then an answer of the right kind and an untouched world."""
+    given = json.loads(models.end.supervisor.Task.all()[0].answer)
+    with test("the answer is right"):
+        test.answer(given, ground_truth_answer)
+    with test("the answer names one of the things asked about, and nothing was changed"):
+        test.case(str(given).removesuffix(".0"), "in", private_data["candidates"])
+        test.case(models.changed_model_names(), "==", set())

@@ -1,0 +1,141 @@
+"""What can be asked of Venmo: paying a friend, asking one for money, what was sent in total."""
+
+from __future__ import annotations
+
+import json
+import random
+from datetime import timedelta
+from typing import Any
+
+from actor.world import people
+from actor.world.people import NOW
+from actor.world.scenarios import tests
+from actor.world.scenarios.form import ANSWER, DONE, Choice, Draft, Row, Scenario, Setting, first_page, login, pages
+
+LOGIN = login("venmo")
+FIND = "e = apis.venmo.search_friends(access_token=t$find)[0]['email']"
+MONEY = "receiver_email=e, amount=$amount"
+REQUEST = "user_email=e, amount=$amount"
+
+
+def _to_pay(rng: random.Random, setting: Setting) -> Draft:
+    friend = rng.choice(setting.friends[1:-1])
+    amount, reason = rng.randint(5, 95), rng.choice(people.REASON.split())
+    private = {"friend_id": friend.id, "amount": amount, "reason": reason}
+    return Draft(values={"name": friend.name, "amount": str(amount), "reason": reason}, private=private)
+
+
+def paid(
+    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
+) -> None:
+    added, _, _ = models.changed_records("venmo.Transaction")
+    with test("that amount went to that person"):
+        sent = [(row.receiver_id, row.amount) for row in added]
+        test.case(sent, "==", [(private_data["friend_id"], private_data["amount"])])
+    with test("the payment says what it is for"):
+        test.case([row.description for row in added], "==", [private_data["reason"]])
+    with test("a payment was made, nothing else was changed, and the task was completed without an answer"):
+        test.case(models.changed_model_names(), "==", {"venmo.Transaction", "venmo.User", "venmo.Notification"})
+        test.case(json.loads(models.end.supervisor.Task.all()[0].answer), "==", None)
+
+
+PAY_FRIEND = Scenario(
+    name="payFriend",
+    difficulty=3,
+    instruction="Send $amount dollars to '$name' on Venmo for '$reason'.",
+    cells=(LOGIN, FIND, f"apis.venmo.$verb$note, access_token=t)\n{DONE}"),
+    choices={
+        "find": Choice(right=", query='$name'", wrong=(("", 1),), chance=0.92),
+        "verb": Choice(
+            right=f"create_transaction({MONEY}", wrong=((f"create_payment_request({REQUEST}", 1),), chance=0.92
+        ),
+        "note": Choice(right=", description='$reason'", wrong=(("", 1),), chance=0.4),
+    },
+    draft=_to_pay,
+    evaluate=paid,
+)
+
+
+def requested(
+    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
+) -> None:
+    added, _, _ = models.changed_records("venmo.PaymentRequest")
+    with test("that amount was asked of that person"):
+        asked = [(row.receiver_id, row.amount) for row in added]
+        test.case(asked, "==", [(private_data["friend_id"], private_data["amount"])])
+    with test("the request says what it is for"):
+        test.case([row.description for row in added], "==", [private_data["reason"]])
+    with test("a request was made, nothing else was changed, and the task was completed without an answer"):
+        test.case(models.changed_model_names(), "==", {"venmo.PaymentRequest", "venmo.Notification"})
+        test.case(json.loads(models.end.supervisor.Task.all()[0].answer), "==", None)
+
+
+ASK_FRIEND = Scenario(
+    name="requestMoney",
+    difficulty=3,
+    instruction="Request $amount dollars from '$name' on Venmo for '$reason'.",
+    cells=(LOGIN, FIND, f"apis.venmo.$verb$note, access_token=t)\n{DONE}"),
+    choices={
+        "find": Choice(right=", query='$name'", wrong=(("", 1),), chance=0.92),
+        "verb": Choice(
+            right=f"create_payment_request({REQUEST}", wrong=((f"create_transaction({MONEY}", 1),), chance=0.4
+        ),
+        "note": Choice(right=", description='$reason'", wrong=(("", 1),), chance=0.92),
+    },
+    draft=_to_pay,
+    evaluate=requested,
+)
+
+
+def _history(rng: random.Random, setting: Setting) -> Draft:
+    friend, other = rng.sample(setting.friends[1:-1], 2)
+    sent = [rng.randint(3, 14) for _ in range(rng.randint(3, 5))]
+    flows = [(setting.me, friend, amount) for amount in sent]
+    flows += [(friend, setting.me, rng.randint(3, 14)) for _ in range(2)]
+    flows += [(setting.me, other, rng.randint(3, 14)) for _ in range(2)]
+    rng.shuffle(flows)
+    rows = tuple(
+        Row(
+            app="venmo",
+            model="Transaction",
+            fields={
+                "sender_id": sender.id,
+                "receiver_id": receiver.id,
+                "amount": amount,
+                "description": rng.choice(people.REASON.split()),
+                "created_at": NOW - timedelta(days=i + 1),
+                "updated_at": NOW - timedelta(days=i + 1),
+            },
+        )
+        for i, (sender, receiver, amount) in enumerate(flows)
+    )
+    return Draft(
+        values={"name": friend.name},
+        rows=rows,
+        answer=str(sum(sent)),
+        private={"candidates": [str(n) for n in range(1, 100)]},
+    )
+
+
+HISTORY = "venmo.show_transactions"
+
+TOTAL_SENT = Scenario(
+    name="totalSent",
+    difficulty=3,
+    instruction="How many dollars have I sent to '$name' on Venmo in total?",
+    cells=(LOGIN, FIND, "s = $read\nprint(int(sum(x['amount'] for x in s)))", ANSWER),
+    choices={
+        "find": Choice(right=", query='$name'", wrong=(("", 1),), chance=0.92),
+        "read": Choice(
+            right=pages(HISTORY, "user_email=e, direction='sent', "),
+            wrong=(
+                (pages(HISTORY, "user_email=e, "), 5),
+                (first_page(HISTORY, "user_email=e, "), 1),
+                (pages(HISTORY, "direction='sent', "), 1),
+            ),
+            chance=0.38,
+        ),
+    },
+    draft=_history,
+    evaluate=tests.question,
+)
