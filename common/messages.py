@@ -220,12 +220,6 @@ class LeaseRequest(Message):
 
     kind: Literal["lease_request"] = "lease_request"
     count: int = Field(ge=1, le=100_000, description="free slots, count", examples=[6])
-    lease_ids: tuple[Identifier, ...] = Field(
-        default=(),
-        max_length=100_000,
-        description="leases held, under way and spooled; what was granted and is not here is granted again",
-        examples=[("g000041.3.0",)],
-    )
 
 
 class LeaseGrant(Message):

@@ -1,7 +1,364 @@
-"""Stages 1 and 5: leases and groups."""
+"""Stages 1 and 5: which leases are out, which groups are whole. A pure state machine: time comes in, changes go out.
+
+Every state changes in `_move` or `_move_group` and nowhere else; the ledger stores what `take_changes` gives before
+anyone is told. A group's identity is fixed when its first lease is granted, so grouping is counting.
+Times are seconds on the gateway's monotonic clock.
+"""
 
 from __future__ import annotations
 
-from learner.gateway.draw import EvaluationConfig, RolloutConfig
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["EvaluationConfig", "RolloutConfig"]
+from common.messages import Lease
+from learner.gateway.draw import EvaluationConfig, EvaluationTask, RolloutConfig, TaskDraw
+from learner.gateway.records import ARRIVED, Group, GroupState, LeaseRecord, LeaseState, Member
+
+__all__ = ["EvaluationConfig", "LeaseBook", "RolloutConfig"]
+
+NOT_THE_TRAINERS = frozenset(
+    {"stale", "group_too_small", "run_over"}
+)  # reasons that a trainer's restart leaves standing
+Outcome = Literal["ok", "duplicate", "stale", "invalid", "fenced"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a trajectory or a returned lease, as its `Ack` tells it."""
+
+    outcome: Outcome
+    reason: str = ""
+
+
+class LeaseBook:
+    """Live groups and their leases. What is trained, evaluated or dropped leaves it; the ledger remembers."""
+
+    def __init__(self, config: RolloutConfig, draw: TaskDraw, groups: Iterable[Group] = (), drawn: int = 0) -> None:
+        self.config = config
+        self._draw = draw
+        self.drawn = drawn  # draws so far; the number of the next
+        self._groups: dict[str, Group] = {group.group_id: group for group in groups}
+        self._leases = {
+            record.lease_id: (group, record)
+            for group in self._groups.values()
+            for member in group.members
+            for record in member.leases
+        }
+        self._changed_leases: dict[str, LeaseRecord] = {}
+        self._changed_groups: dict[str, Group] = {}
+        self.policy_version = -1
+        self.steps = 0  # made
+        self.training = False  # whether training groups may be drawn
+
+    # --- what stands in the book
+
+    @property
+    def groups(self) -> Iterator[Group]:
+        """Live groups in the order of their draw, evaluations before the training that follows them."""
+        return iter(self._groups.values())
+
+    def find(self, lease_id: str) -> LeaseRecord | None:
+        """A lease of a live group."""
+        found = self._leases.get(lease_id)
+        return found[1] if found else None
+
+    def in_state(self, state: GroupState) -> list[Group]:
+        return [group for group in self._groups.values() if group.state == state]
+
+    def leased(self) -> int:
+        """Leases out, count."""
+        return sum(record.state == "leased" for _, record in self._leases.values())
+
+    def take_changes(self) -> tuple[list[Group], list[LeaseRecord]]:
+        """What changed since the last call, for the ledger."""
+        changes = list(self._changed_groups.values()), list(self._changed_leases.values())
+        self._changed_groups, self._changed_leases = {}, {}
+        return changes
+
+    # --- granting
+
+    def add_evaluation(self, tasks: Sequence[EvaluationTask], minimum_version: int, max_turns: int | None) -> None:
+        """Groups of an evaluation; its leases go before those of training."""
+        added = {}
+        for task in tasks:
+            update: dict[str, object] = {"temperature": task.temperature}
+            if max_turns is not None:
+                update["max_turns"] = max_turns
+            added[task.group_id] = Group(
+                group_id=task.group_id,
+                number=-1,
+                task_id=task.task_id,
+                purpose="evaluate",
+                label=task.label,
+                minimum_version=minimum_version,
+                sampling=self.config.sampling.model_copy(update=update),
+                members=[Member() for _ in range(task.rollouts)],
+            )
+        self._groups = added | self._groups
+        self._changed_groups.update(added)
+
+    def grant(self, actor: str, count: int, now: float) -> tuple[list[Lease], str]:
+        """Up to `count` leases, and what is waited for when there are fewer."""
+        leases: list[Lease] = []
+        if self.policy_version < 0:
+            return leases, "the first policy version"
+        while len(leases) < count:
+            place = self._free_place()
+            if place is None:
+                return leases, self._why_none()
+            leases.append(self._lease(*place, actor, now).lease)
+        return leases, ""
+
+    def _free_place(self) -> tuple[Group, int] | None:
+        for group in self._groups.values():
+            if group.state == "open" and (group.purpose == "evaluate" or self.training):
+                for index, member in enumerate(group.members):
+                    if member.is_free(self.config.most_failures):
+                        return group, index
+        if not self.training or self._outstanding() >= self._most_outstanding():
+            return None
+        group = Group(
+            group_id=f"g{self.drawn:06d}",
+            number=self.drawn,
+            task_id=self._draw.task(self.drawn),
+            purpose="train",
+            label="",
+            minimum_version=0,
+            sampling=self.config.sampling,
+            members=[Member() for _ in range(self.config.group_size)],
+        )
+        self.drawn += 1
+        self._groups[group.group_id] = self._changed_groups[group.group_id] = group
+        return group, 0
+
+    def _lease(self, group: Group, index: int, actor: str, now: float) -> LeaseRecord:
+        epoch = len(group.members[index].leases)
+        # training asks for the version of now: the admission bound then keeps the lag within the staleness bound
+        minimum = self.policy_version if group.purpose == "train" else group.minimum_version
+        lease = Lease(
+            lease_id=f"{group.group_id}.{index}.{epoch}",
+            group_id=group.group_id,
+            member=index,
+            epoch=epoch,
+            task_id=group.task_id,
+            purpose=group.purpose,
+            label=group.label,
+            minimum_version=minimum,
+            sampling=group.sampling,
+            time_to_live=self.config.lease_seconds,
+        )
+        record = LeaseRecord(lease, actor, self.policy_version, expires_at=now + self.config.lease_seconds)
+        group.members[index].leases.append(record)
+        self._leases[record.lease_id] = (group, record)
+        self._changed_leases[record.lease_id] = record
+        return record
+
+    def _outstanding(self) -> int:
+        return sum(group.purpose == "train" for group in self._groups.values())
+
+    def _most_outstanding(self) -> int:
+        """Admission: a group drawn now is trained on at most `staleness_bound` versions later, or is the run's last."""
+        config = self.config
+        return config.groups_per_step * min(config.staleness_bound + 1, config.steps - self.steps)
+
+    def _why_none(self) -> str:
+        if not self.training:
+            return "the evaluation's last episodes" if self._groups else "the trainer"
+        left = self.config.steps - self.steps
+        if left <= 0:
+            return "the end of training"
+        if self.in_state("handed"):
+            return f"step {self.steps + 1}, which is under way"
+        missing = self.missing_groups()
+        return f"{missing} to complete" if missing else f"the trainer to take the groups of step {self.steps + 1}"
+
+    # --- what happens to a lease
+
+    def renew(self, actor: str, lease_ids: Iterable[str], now: float) -> list[str]:
+        """Renew what an actor holds; what of it is no longer wanted."""
+        unwanted = []
+        for lease_id in lease_ids:
+            record = self.find(lease_id)
+            if record is not None and record.actor == actor and record.state == "leased":
+                record.expires_at = now + self.config.lease_seconds
+            elif record is None or (record.state == "dropped" and not self._is_last_hope(record)):
+                unwanted.append(lease_id)
+        return unwanted
+
+    def release(self, actor: str, held: Collection[str], reason: str) -> list[str]:
+        """Drop an actor's leases but those it holds: it left, or came back without them. No failure of theirs."""
+        kept = set(held)
+        mine = [record for _, record in self._leases.values() if record.actor == actor and record.state == "leased"]
+        gone = [record for record in mine if record.lease_id not in kept]
+        for record in gone:
+            self._drop(record, reason)
+        return [record.lease_id for record in gone]
+
+    def give_back(self, record: LeaseRecord, detail: str) -> None:
+        """A lease came back unfulfilled. It counts as a failure, and the member is leased again or lost."""
+        self._drop(record, "returned", detail, failure=True)
+
+    def reject(self, record: LeaseRecord, reason: str, detail: str) -> None:
+        """A lease's trajectory cannot be used: `stale` loses the member, anything else counts as a failure."""
+        self._drop(record, reason, detail, failure=reason != "stale")
+
+    def expire(self, now: float) -> list[LeaseRecord]:
+        """Leases that nobody renewed in time lapse."""
+        lapsed = [
+            record for _, record in self._leases.values() if record.state == "leased" and record.expires_at <= now
+        ]
+        for record in lapsed:
+            self._drop(record, "lapsed", f"{record.actor} was silent", failure=True)
+        return lapsed
+
+    def may_arrive(self, record: LeaseRecord) -> bool:
+        """Whether this lease's trajectory is wanted: it is out, or it lapsed and nobody else has its place."""
+        return record.state == "leased" or self._is_last_hope(record)
+
+    def _is_last_hope(self, record: LeaseRecord) -> bool:
+        group, _ = self._leases[record.lease_id]
+        member = group.members[record.lease.member]
+        return (
+            record.state == "dropped"
+            and record.reason in ("lapsed", "actor_restarted", "actor_left", "grant_lost")
+            and member.leases[-1] is record
+            and group.state == "open"
+        )
+
+    def arrive(self, record: LeaseRecord, oldest_version: int) -> None:
+        """A valid trajectory fills its lease."""
+        assert self.may_arrive(record), record
+        group, _ = self._leases[record.lease_id]
+        record.oldest_version = oldest_version
+        record.failure = False
+        self._move(record, "received" if group.purpose == "train" else "evaluated")
+        self._settle(group)
+
+    def _drop(self, record: LeaseRecord, reason: str, detail: str = "", *, failure: bool = False) -> None:
+        record.failure = failure
+        self._move(record, "dropped", reason, detail)
+        self._settle(self._leases[record.lease_id][0])
+
+    def _settle(self, group: Group) -> None:
+        """A group none of whose places is open any more is whole, or closes with its survivors, or is dropped."""
+        if group.state not in ("open", "ready"):
+            return
+        most = self.config.most_failures
+        if any(member.arrived is None and not member.is_lost(most) for member in group.members):
+            return
+        survivors = group.survivors
+        if group.purpose == "evaluate":
+            self._move_group(
+                group, "evaluated" if survivors else "dropped", "" if survivors else "every member was lost"
+            )
+        elif len(survivors) >= 2:
+            self._move_group(group, "ready")
+        else:
+            for record in survivors:
+                self._move(record, "dropped", "group_too_small", f"{len(survivors)} of {len(group.members)} survived")
+            self._move_group(group, "dropped", "group_too_small")
+
+    # --- groups to the trainer and back
+
+    def missing_groups(self) -> str:
+        """In words, what the next step still lacks; empty when nothing."""
+        lacking = self.config.groups_per_step - len(self.in_state("ready"))
+        if lacking <= 0:
+            return ""
+        started = [group for group in self.in_state("open") if group.purpose == "train"]
+        shown = ", ".join(f"{g.group_id} ({g.task_id}) has {len(g.survivors)} of {len(g.members)}" for g in started[:2])
+        return f"{lacking} groups" + (f": {shown}" if shown else "")
+
+    def take(self, step: int) -> list[Group] | str:
+        """The groups of a step, or why there are none yet. Asked again, the same."""
+        handed = self.in_state("handed")
+        if handed:
+            assert all(group.step == step for group in handed), f"step {step} asked for, {handed[0].step} is handed out"
+            return handed
+        before = [group for group in self.in_state("open") if group.purpose == "evaluate"]
+        if before:
+            return f"the evaluation {before[0].label}: {len(before)} tasks of it are not done"
+        for group in self.in_state("ready"):
+            self._drop_stale(group)
+        ready = self.in_state("ready")[: self.config.groups_per_step]
+        if len(ready) < self.config.groups_per_step:
+            return self.missing_groups()
+        for group in ready:
+            group.step = step
+            for record in group.survivors:
+                self._move(record, "handed")
+            self._move_group(group, "handed")
+        return ready
+
+    def _drop_stale(self, group: Group) -> None:
+        bound = self.config.staleness_bound
+        for record in group.survivors:
+            lag = self.policy_version - record.oldest_version
+            if lag > bound:
+                self._move(record, "dropped", "stale", f"lag {lag} above the bound {bound}")
+        self._settle(group)
+
+    def consume(self, step: int, consumed: Collection[str], passed_over: Mapping[str, str]) -> None:
+        """A step is made: what it trained on, what it passed over and why; the rest of its groups is `not_trained`."""
+        trained = set(consumed)
+        for group in list(self._groups.values()):
+            mine = group.survivors
+            # after a restart of either side a group may be ready here and consumed there
+            if not (group.state == "handed" and group.step == step) and trained.isdisjoint(r.lease_id for r in mine):
+                continue
+            for record in mine:
+                if record.lease_id in trained:
+                    self._move(record, "trained")
+                else:
+                    self._move(record, "dropped", passed_over.get(record.lease_id, "not_trained"))
+            group.step = step
+            self._move_group(group, "trained" if any(record.state == "trained" for record in mine) else "dropped")
+
+    def resume(self, step: int, consumed: Collection[str], undone: Iterable[Group]) -> None:
+        """The trainer (re)started with a state of `step`: what it did not consume is ready again.
+
+        Args:
+            step: steps made, as the trainer's state has it.
+            consumed: trajectories that this step trained on.
+            undone: groups of later steps, which its state knows nothing of.
+        """
+        ids = set(consumed)
+        if ids:
+            self.consume(step, ids, {})
+        for group in undone:
+            self._groups[group.group_id] = group
+            self._leases.update((r.lease_id, (group, r)) for member in group.members for r in member.leases)
+        for group in [*self.in_state("handed"), *undone]:
+            for record in [record for member in group.members for record in member.leases]:
+                passed_over = record.state == "dropped" and record.reason not in NOT_THE_TRAINERS
+                if record.state in ("handed", "trained") or (passed_over and record.oldest_version >= 0):
+                    self._move(record, "received")
+            group.step = 0
+            self._move_group(group, "ready")
+        self.steps = step
+
+    def end_training(self) -> None:
+        """No training lease is wanted any more; what is under way is dropped."""
+        self.training = False
+        for group in [group for group in self._groups.values() if group.purpose == "train"]:
+            for record in [record for member in group.members for record in member.leases]:
+                if record.state != "dropped":
+                    self._move(record, "dropped", "run_over")
+            self._move_group(group, "dropped", "run_over")
+
+    # --- the one place where states change
+
+    def _move(self, record: LeaseRecord, state: LeaseState, reason: str = "", detail: str = "") -> None:
+        assert record.state != "evaluated", f"{record.lease_id} is {record.state} and cannot become {state}"
+        assert state not in ARRIVED or state == "received" or record.state != "dropped", record
+        record.state, record.reason, record.detail = state, reason, detail
+        self._changed_leases[record.lease_id] = record
+
+    def _move_group(self, group: Group, state: GroupState, reason: str = "") -> None:
+        group.state, group.reason = state, reason
+        self._changed_groups[group.group_id] = group
+        if state in ("trained", "evaluated", "dropped"):
+            self._groups.pop(group.group_id, None)
+            for record in [record for member in group.members for record in member.leases]:
+                self._leases.pop(record.lease_id, None)

@@ -1,0 +1,286 @@
+"""The ledger (stages 1 to 5 and 11): what was granted, what arrived, what became of it, on disk before anyone is told.
+
+SQLite in WAL mode with synchronous=FULL: after `commit` returns, a crash of process or machine loses none of it. The
+gateway alone writes; `loop ledger` and others read beside it. All that arrived together is one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from common.errors import RunError
+from common.messages import Lease, Sampling, Trajectory
+from learner.gateway.records import Group, GroupState, LeaseRecord, LeaseState, Member, Purpose
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS groups (
+    group_id TEXT PRIMARY KEY, number INTEGER NOT NULL, task_id TEXT NOT NULL, purpose TEXT NOT NULL,
+    label TEXT NOT NULL, size INTEGER NOT NULL, minimum_version INTEGER NOT NULL, sampling TEXT NOT NULL,
+    state TEXT NOT NULL, reason TEXT NOT NULL, step INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS groups_by_state ON groups (state, step);
+CREATE TABLE IF NOT EXISTS leases (
+    lease_id TEXT PRIMARY KEY, group_id TEXT NOT NULL REFERENCES groups, member INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, purpose TEXT NOT NULL, actor TEXT NOT NULL, version INTEGER NOT NULL, lease TEXT NOT NULL,
+    state TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL, failure INTEGER NOT NULL,
+    oldest_version INTEGER NOT NULL, granted_at REAL NOT NULL, changed_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS leases_by_group ON leases (group_id, member, epoch);
+CREATE INDEX IF NOT EXISTS leases_by_state ON leases (purpose, state, reason);
+CREATE TABLE IF NOT EXISTS trajectories (
+    trajectory_id TEXT PRIMARY KEY, actor TEXT NOT NULL, task_id TEXT NOT NULL, label TEXT NOT NULL,
+    reward REAL NOT NULL, success INTEGER NOT NULL, tokens INTEGER NOT NULL, sampled_tokens INTEGER NOT NULL,
+    oldest_version INTEGER NOT NULL, tags TEXT NOT NULL, seconds REAL NOT NULL, received_at REAL NOT NULL,
+    frame BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS versions (
+    version INTEGER PRIMARY KEY, digest TEXT NOT NULL, step INTEGER NOT NULL, published_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS steps (
+    step INTEGER PRIMARY KEY, version INTEGER NOT NULL, trained INTEGER NOT NULL, passed_over INTEGER NOT NULL,
+    made_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS evaluations (label TEXT PRIMARY KEY, result TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS story (
+    at REAL NOT NULL, lease_id TEXT NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS story_by_lease ON story (lease_id, at);
+"""
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version as the ledger has it."""
+
+    version: int
+    digest: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One evaluated episode."""
+
+    task_id: str
+    member: int
+    reward: float
+    success: bool
+    version: int  # oldest that sampled a token
+
+
+def open_database(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection to a ledger.
+
+    Raises:
+        RunError: not a database, or of another schema.
+    """
+    try:
+        where = f"{file.resolve().as_uri()}?mode=ro" if read_only else str(file)
+        database = sqlite3.connect(where, uri=read_only, isolation_level=None, timeout=10)
+        if not read_only:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=FULL")
+            database.execute("PRAGMA foreign_keys=ON")
+        found = int(database.execute("PRAGMA user_version").fetchone()[0])
+        if found not in (0, SCHEMA_VERSION):
+            raise RunError(f"{file}: ledger of schema {found}, this version reads {SCHEMA_VERSION}; use that version")
+        if not read_only:
+            database.executescript(SCHEMA)
+            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        return database
+    except sqlite3.Error as error:
+        raise RunError(f"{file}: cannot be opened as a ledger: {error}") from None
+
+
+class Ledger:
+    """The gateway's own connection. Changes gather in one transaction until `commit`."""
+
+    def __init__(self, file: Path) -> None:
+        self._database = open_database(file)
+
+    # --- writing
+
+    def save(self, groups: Iterable[Group], leases: Iterable[LeaseRecord]) -> None:
+        """Store changed groups and leases."""
+        self._begin()
+        now = time.time()
+        for group in groups:
+            self._database.execute(
+                "INSERT INTO groups VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (group_id) DO UPDATE SET"
+                " state=excluded.state, reason=excluded.reason, step=excluded.step",
+                (
+                    group.group_id, group.number, group.task_id, group.purpose, group.label, len(group.members),
+                    group.minimum_version, group.sampling.model_dump_json(), group.state, group.reason, group.step,
+                ),
+            )  # fmt: skip
+        for record in leases:
+            lease = record.lease
+            self._database.execute(
+                "INSERT INTO leases VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (lease_id) DO UPDATE SET"
+                " state=excluded.state, reason=excluded.reason, detail=excluded.detail, failure=excluded.failure,"
+                " oldest_version=excluded.oldest_version, changed_at=excluded.changed_at",
+                (
+                    lease.lease_id, lease.group_id, lease.member, lease.epoch, lease.purpose, record.actor,
+                    record.version, lease.model_dump_json(), record.state, record.reason, record.detail,
+                    int(record.failure), record.oldest_version, now, now,
+                ),
+            )  # fmt: skip
+            told = " ".join(part for part in (record.reason, record.detail) if part) or f"actor {record.actor}"
+            self.tell(lease.lease_id, record.state, told)
+
+    def journal(self, trajectory: Trajectory, frame: bytes) -> None:
+        """Store an arrived trajectory, as the very frame that came. A second one of the same id changes nothing."""
+        self._begin()
+        self._database.execute(
+            "INSERT OR IGNORE INTO trajectories VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                trajectory.trajectory_id, trajectory.actor, trajectory.lease.task_id, trajectory.lease.label,
+                trajectory.reward, int(trajectory.success), len(trajectory.sampled_bytes),
+                int(trajectory.sampled.sum()), trajectory.oldest_version, json.dumps(trajectory.tags),
+                trajectory.seconds, time.time(), frame,
+            ),
+        )  # fmt: skip
+
+    def tell(self, lease_id: str, event: str, detail: str) -> None:
+        """One line of a lease's story."""
+        self._begin()
+        self._database.execute("INSERT INTO story VALUES (?,?,?,?)", (time.time(), lease_id, event, detail))
+
+    def set_fact(self, key: str, value: str) -> None:
+        """One fact of the run."""
+        self._begin()
+        self._database.execute("INSERT OR REPLACE INTO run VALUES (?,?)", (key, value))
+
+    def publish(self, version: Version, trained: int, passed_over: int) -> None:
+        """A version, and the step that made it."""
+        self._begin()
+        now = time.time()
+        self._database.execute(
+            "INSERT OR REPLACE INTO versions VALUES (?,?,?,?)", (version.version, version.digest, version.step, now)
+        )
+        if version.step:
+            self._database.execute(
+                "INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?)",
+                (version.step, version.version, trained, passed_over, now),
+            )
+
+    def undo_after(self, step: int) -> list[Group]:
+        """Forget versions and steps after `step`, which the trainer's state knows nothing of; their groups."""
+        self._begin()
+        self._database.execute("DELETE FROM versions WHERE step > ?", (step,))
+        self._database.execute("DELETE FROM steps WHERE step > ?", (step,))
+        return list(self._groups("state IN ('trained', 'dropped') AND step > ?", (step,)))
+
+    def record_evaluation(self, label: str, result: str) -> None:
+        """An evaluation is complete."""
+        self._begin()
+        self._database.execute("INSERT OR REPLACE INTO evaluations VALUES (?,?)", (label, result))
+
+    def commit(self) -> None:
+        """Returns when everything is on the disk."""
+        if self._database.in_transaction:
+            self._database.execute("COMMIT")
+
+    def close(self) -> None:
+        self.commit()
+        self._database.close()
+
+    def _begin(self) -> None:
+        if not self._database.in_transaction:
+            self._database.execute("BEGIN")
+
+    # --- reading
+
+    def fact(self, key: str) -> str | None:
+        row = self._database.execute("SELECT value FROM run WHERE key=?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def lease_state(self, lease_id: str) -> tuple[LeaseState, str] | None:
+        """State and reason of any lease ever granted."""
+        row = self._database.execute("SELECT state, reason FROM leases WHERE lease_id=?", (lease_id,)).fetchone()
+        return None if row is None else (cast("LeaseState", row[0]), str(row[1]))
+
+    def live_groups(self) -> list[Group]:
+        """Groups that are neither trained, evaluated nor dropped; evaluations first, then by draw."""
+        return list(self._groups("state IN ('open', 'ready', 'handed')", ()))
+
+    def drawn(self) -> int:
+        """Draws so far, count."""
+        return int(self._database.execute("SELECT COALESCE(MAX(number), -1) + 1 FROM groups").fetchone()[0])
+
+    def current_version(self) -> Version | None:
+        """The newest published version."""
+        row = self._database.execute("SELECT version, digest, step FROM versions ORDER BY version DESC").fetchone()
+        return None if row is None else Version(*row)
+
+    def highest_version_ever(self) -> int:
+        """The newest version that any token may carry, also of steps that were undone since; -1 before the first."""
+        return int(self.fact("highest_version") or -1)
+
+    def frames(self, trajectory_ids: Iterable[str]) -> list[bytes]:
+        """Journalled frames, in the order asked for."""
+        return [
+            cast(
+                "bytes",
+                self._database.execute("SELECT frame FROM trajectories WHERE trajectory_id=?", (i,)).fetchone()[0],
+            )
+            for i in trajectory_ids
+        ]
+
+    def recorded_evaluations(self) -> set[str]:
+        return {str(row[0]) for row in self._database.execute("SELECT label FROM evaluations")}
+
+    def scored(self, label: str) -> list[Scored]:
+        """Evaluated episodes of a label."""
+        rows = self._database.execute(
+            "SELECT t.task_id, l.member, t.reward, t.success, t.oldest_version FROM trajectories t"
+            " JOIN leases l ON l.lease_id = t.trajectory_id WHERE t.label=? AND l.state='evaluated'",
+            (label,),
+        )
+        return [Scored(task, member, reward, bool(success), version) for task, member, reward, success, version in rows]
+
+    def _groups(self, where: str, values: tuple[object, ...]) -> Iterator[Group]:
+        columns = "group_id, number, task_id, purpose, label, size, minimum_version, sampling, state, reason, step"
+        query = f"SELECT {columns} FROM groups WHERE {where} ORDER BY purpose, number, group_id"  # noqa: S608 - `where` is ours
+        for row in self._database.execute(query, values).fetchall():
+            group = Group(
+                group_id=row[0],
+                number=row[1],
+                task_id=row[2],
+                purpose=cast("Purpose", row[3]),
+                label=row[4],
+                minimum_version=row[6],
+                sampling=Sampling.model_validate_json(row[7]),
+                members=[Member() for _ in range(row[5])],
+                state=cast("GroupState", row[8]),
+                reason=row[9],
+                step=row[10],
+            )
+            self._load_leases(group)
+            yield group
+
+    def _load_leases(self, group: Group) -> None:
+        columns = "actor, version, lease, state, reason, detail, failure, oldest_version"
+        query = f"SELECT {columns} FROM leases WHERE group_id=? ORDER BY member, epoch"  # noqa: S608 - ours
+        for actor, version, lease, state, reason, detail, failure, oldest in self._database.execute(
+            query, (group.group_id,)
+        ):
+            record = LeaseRecord(
+                lease=Lease.model_validate_json(lease),
+                actor=actor,
+                version=version,
+                state=cast("LeaseState", state),
+                reason=reason,
+                detail=detail,
+                failure=bool(failure),
+                oldest_version=oldest,
+            )
+            group.members[record.lease.member].leases.append(record)

@@ -1,0 +1,77 @@
+"""Who is connected: actors by their key's name, told apart by process instance. Pure: time comes in.
+
+One name, one live actor. A restarted one gets in at once when the old connection is gone or it left politely, else
+after the old one was silent for `silence` seconds; until then it is refused for the time being, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from common.messages import PROTOCOL_VERSION, Heartbeat, Hello, Refused
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """An actor as the gateway knows it."""
+
+    name: str
+    instance: str
+    routing: bytes  # of its present connection
+    slots: int
+    heard_at: float  # seconds, the gateway's monotonic clock
+    heartbeat: Heartbeat | None = None
+    left: bool = False
+    silent: bool = field(default=False)  # noticed and logged
+
+
+class Peers:
+    """All actors since the gateway's start."""
+
+    def __init__(self, silence: float) -> None:
+        self._silence = silence
+        self._by_name: dict[str, Peer] = {}
+
+    def hello(
+        self, name: str, hello: Hello, routing: bytes, now: float, is_connected: Callable[[bytes], bool]
+    ) -> Refused | bool:
+        """Let an actor in: whether it is another process than before under this name; or why it stays outside."""
+        if hello.protocol != PROTOCOL_VERSION:
+            reason = f"protocol {hello.protocol} there, {PROTOCOL_VERSION} here: install the same version on both sides"
+            return Refused(reason=reason)
+        if hello.actor != name:
+            return Refused(reason=f"it calls itself {hello.actor}, but its key is {name}'s: use the key of that name")
+        old = self._by_name.get(name)
+        anew = old is None or old.instance != hello.instance
+        if old is not None and anew and not old.left:
+            quiet = now - old.heard_at
+            if quiet <= self._silence and is_connected(old.routing):
+                reason = f"another actor named {name} is alive (heard {quiet:.1f} s ago): stop it, or use another name"
+                return Refused(reason=reason, temporary=True)
+        self._by_name[name] = Peer(name, hello.instance, routing, hello.slots, now)
+        return anew
+
+    def hear(self, name: str, routing: bytes, now: float) -> Peer | None:
+        """The actor behind a message; None when this connection was not welcomed (it is to say `Hello`)."""
+        peer = self._by_name.get(name)
+        if peer is None or peer.routing != routing or peer.left:
+            return None
+        peer.heard_at = now
+        return peer
+
+    def newly_silent(self, now: float) -> list[Peer]:
+        """Actors that fell silent since the last call."""
+        fallen = [peer for peer in self.present if not peer.silent and now - peer.heard_at > self._silence]
+        for peer in fallen:
+            peer.silent = True
+        return fallen
+
+    @property
+    def present(self) -> Iterator[Peer]:
+        """Actors that have not left, silent ones too."""
+        return (peer for peer in self._by_name.values() if not peer.left)
+
+    def live(self, now: float) -> list[Peer]:
+        """Actors heard within the silence limit."""
+        return [peer for peer in self.present if now - peer.heard_at <= self._silence]

@@ -1,0 +1,86 @@
+"""What the ledger keeps of stages 1 and 5: groups, their members, and each member's leases. Data and derived facts.
+
+lease   leased ─► received ─► handed ─► trained            dropped from any of the first three, with a reason
+              └─► evaluated (evaluation)                   dropped ─► received: a late result nobody else does
+group   open ─► ready ─► handed ─► trained                 dropped when fewer than two survive
+            └─► evaluated
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.messages import Lease, Sampling
+
+LeaseState = Literal["leased", "received", "handed", "trained", "evaluated", "dropped"]
+GroupState = Literal["open", "ready", "handed", "trained", "evaluated", "dropped"]
+Purpose = Literal["train", "evaluate"]
+
+ARRIVED = frozenset({"received", "handed", "trained", "evaluated"})
+
+
+@dataclass(slots=True, eq=False)
+class LeaseRecord:
+    """One lease and what became of it."""
+
+    lease: Lease
+    actor: str
+    version: int  # current when it was granted
+    state: LeaseState = "leased"
+    reason: str = ""  # why it was dropped: a word that the books count by
+    detail: str = ""  # the same for a person
+    failure: bool = False  # whether it counts towards `most_failures`
+    oldest_version: int = -1  # of its tokens, once received
+    expires_at: float = 0.0  # on the gateway's monotonic clock
+
+    @property
+    def lease_id(self) -> str:
+        return self.lease.lease_id
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One place in a group, filled by the first of its leases that yields a trajectory."""
+
+    leases: list[LeaseRecord] = field(default_factory=list)  # by epoch
+
+    @property
+    def arrived(self) -> LeaseRecord | None:
+        """The lease whose trajectory fills this place."""
+        return next((record for record in self.leases if record.state in ARRIVED), None)
+
+    @property
+    def failures(self) -> int:
+        return sum(record.failure for record in self.leases)
+
+    def is_lost(self, most_failures: int) -> bool:
+        """Whether nothing more is tried here."""
+        return self.failures >= most_failures or any(record.reason == "stale" for record in self.leases)
+
+    def is_free(self, most_failures: int) -> bool:
+        """Whether it may be leased (again)."""
+        taken = bool(self.leases) and self.leases[-1].state == "leased"
+        return not taken and self.arrived is None and not self.is_lost(most_failures)
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """K rollouts of one task draw (or the rollouts of one task of an evaluation)."""
+
+    group_id: str
+    number: int  # of the draw, from 0; -1 for evaluations
+    task_id: str
+    purpose: Purpose
+    label: str
+    minimum_version: int  # evaluations; training leases take the current version when granted
+    sampling: Sampling
+    members: list[Member]
+    state: GroupState = "open"
+    reason: str = ""
+    step: int = 0  # that it was handed to, from 1
+
+    @property
+    def survivors(self) -> list[LeaseRecord]:
+        """Leases whose trajectories are here, by member."""
+        return [record for member in self.members if (record := member.arrived) is not None]
