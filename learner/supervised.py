@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from common.log import get_logger
-from common.prompt import STOP
 from learner.demonstrations import Example
-from learner.tokenizer import CHAT_TEMPLATE, PAD, PAD_ID
+from learner.tokenizer import PAD_ID
 from learner.warm_start_config import ModelShape, WarmStartConfig
 
 log = get_logger(__name__)
@@ -188,17 +186,8 @@ def _mean(values: Sequence[float]) -> float:
     return round(float(np.mean(values)), 4) if values else 0.0
 
 
-def save(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, context: int) -> None:
-    """An ordinary Hugging Face directory: config, safetensors, tokenizer with chat template, generation defaults."""
-    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        eos_token=STOP,
-        pad_token=PAD,
-        model_max_length=context,
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
-    wrapped.save_pretrained(folder)
+def save(folder: Path, model: PreTrainedModel) -> None:
+    """Config, safetensors and generation defaults, as every Hugging Face directory has them."""
     model.config.use_cache = True
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True, temperature=1.0, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id

@@ -9,6 +9,7 @@ together with the spaces beside it. Dotted names are one piece with the bracket 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -50,3 +51,18 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
+    """tokenizer.json and what transformers wants beside it, the chat template with it. `context`: tokens at most."""
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - slow to import, and only needed here
+
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        eos_token=STOP,
+        pad_token=PAD,
+        model_max_length=context,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.save_pretrained(folder)

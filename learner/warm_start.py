@@ -23,7 +23,7 @@ from common.log import get_logger
 from common.prompt import SYSTEM, Prompt, task_text
 from learner.config import LearnerConfig
 from learner.demonstrations import Demonstration, Example, as_example, read_demonstrations, split_tasks
-from learner.tokenizer import train_tokenizer
+from learner.tokenizer import save_tokenizer, train_tokenizer
 from learner.warm_start_config import WarmStartConfig
 
 log = get_logger(__name__)
@@ -87,7 +87,12 @@ def make_policy(config: WarmStartConfig, seed: int) -> dict[str, Any]:
     log.info("warm_start_begins", **figures, drills=len(drills), seed=seed, threads=config.threads)
     figures["loss"] = supervised.train(model, drills, whole, config, rng)
     figures |= supervised.measure(model, _examples(measured, prompt, config))
-    _write(config.out, lambda folder: supervised.save(folder, model, tokenizer, config.model.context))
+
+    def write(folder: Path) -> None:
+        save_tokenizer(folder, tokenizer, config.model.context)
+        supervised.save(folder, model)
+
+    _write(config.out, write)
     figures["seconds"] = round(time.monotonic() - since, 1)
     log.info("warm_start_done", **figures)
     return figures
