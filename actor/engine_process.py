@@ -1,18 +1,27 @@
-"""What surrounds vLLM's engine process: its environment, and its end when the actor ends.
+"""What surrounds vLLM's engine process: its environment, its arguments, and its end when the actor ends.
 
-Knows nothing of vLLM's Python interface (`actor.policy` is its only importer); must be used before vLLM is imported.
+Knows the names of vLLM's arguments and variables, but does not import it: `actor.policy` does, after this.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any, TypeVar
 
+from actor.config import EngineConfig
+from common.errors import UsageError
+
+T = TypeVar("T")
+CPU_KV_CACHE_MEGABYTES = 256
 FORBIDDEN = ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION")
 
 
@@ -26,7 +35,7 @@ def built_for_cpu() -> bool:
     return False
 
 
-def prepare_environment(*, cpu: bool, threads: int) -> None:
+def prepare_environment(cpu_threads: int) -> None:
     """Environment variables that vLLM and torch read when they are imported."""
     for name in FORBIDDEN:
         os.environ.pop(name, None)
@@ -39,9 +48,9 @@ def prepare_environment(*, cpu: bool, threads: int) -> None:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if cpu:
+    if built_for_cpu():
         settings |= {
-            "OMP_NUM_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(cpu_threads),
             # threads that spin slow down all other processes of a machine with few cores
             "OMP_WAIT_POLICY": "PASSIVE",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -51,6 +60,66 @@ def prepare_environment(*, cpu: bool, threads: int) -> None:
             "TORCHDYNAMO_DISABLE": "1",
         }
     os.environ.update(settings)
+
+
+def engine_arguments(folder: Path, config: EngineConfig, slots: int, seed: int) -> dict[str, Any]:
+    """The arguments by the engine's names for them. Raises UsageError when one is given twice."""
+    cache = config.kv_cache_megabytes or (CPU_KV_CACHE_MEGABYTES if built_for_cpu() else None)
+    arguments: dict[str, Any] = {
+        "model": str(folder),
+        "seed": seed,
+        "dtype": config.dtype,
+        "max_model_len": config.context_tokens,
+        "max_num_seqs": slots,
+        "kv_cache_memory_bytes": cache and cache << 20,
+        "gpu_memory_utilization": config.memory_fraction,
+        "tensor_parallel_size": config.tensor_parallel,
+        "data_parallel_size": config.data_parallel,
+        # tokens in, tokens out
+        "skip_tokenizer_init": True,
+        # no sampling defaults from the model's folder
+        "generation_config": "vllm",
+        # the log-prob of the distribution that was sampled from, temperature applied
+        "logprobs_mode": "processed_logprobs",
+        "disable_log_stats": True,
+        "enable_lora": config.adapter_rank > 0,
+    }
+    for name in arguments:
+        if name in config.arguments:
+            raise UsageError(
+                f"actor.engine.arguments.{name}: the actor sets this one itself; see --help for its options"
+            )
+    if config.adapter_rank:
+        arguments |= {"max_lora_rank": config.adapter_rank, "max_loras": config.adapter_slots}
+    if built_for_cpu():
+        arguments |= {"enforce_eager": True, "distributed_executor_backend": "uni"}
+    return {"use_tqdm_on_load": False, **arguments, **config.arguments}
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run what takes seconds beside the event loop, so that heartbeats go on.
+
+    Its thread is a daemon's: a process that is told to end does not wait for it.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+    context = copy_context()
+
+    def settle(deliver: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(lambda: None if result.done() else deliver())
+
+    def run() -> None:
+        try:
+            value = context.run(work)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            failure = error
+            settle(lambda: result.set_exception(failure))
+        else:
+            settle(lambda: result.set_result(value))
+
+    threading.Thread(target=run, name="engine-start", daemon=True).start()
+    return await result
 
 
 class _Lifeline:

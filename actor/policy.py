@@ -14,13 +14,12 @@ with the version and the number of its loading, so no request reads keys and val
 from __future__ import annotations
 
 import asyncio
+import importlib
 import itertools
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from actor.config import EngineConfig
-from actor.engine_process import built_for_cpu, forked_engine, prepare_environment
+from actor.engine_process import engine_arguments, forked_engine, in_thread, prepare_environment
 from common.errors import RunError, UsageError
 from common.log import get_logger
 
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 SwapMode = Literal["in_flight", "between_turns", "between_episodes"]
-CPU_KV_CACHE_MEGABYTES = 256
 
 
 class EngineFailure(Exception):  # noqa: N818 - named for what it means to the actor: the engine is dead or stuck
@@ -99,16 +97,25 @@ class Policy:
             UsageError: an engine argument that vLLM does not take, a folder that is no model.
             RunError: the engine does not start.
         """
-        prepare_environment(cpu=built_for_cpu(), threads=config.cpu_threads)
+        prepare_environment(config.cpu_threads)
         began = perf_counter()
-        # a thread of its own: importing vLLM and starting its process take seconds, in which heartbeats must go on
-        with ThreadPoolExecutor(1, "engine-start") as executor:
-            start = partial(copy_context().run, _start_engine, folder, config, slots, seed)
-            engine = await asyncio.get_running_loop().run_in_executor(executor, start)
+        engine = await in_thread(partial(_start_engine, folder, config, slots, seed))
         policy = cls(engine, config, mode, stop_ids)
         await policy._label_full(version)
         log.info("engine_started", seconds=round(perf_counter() - began, 2), policy_version=version, slots=slots)
         return policy
+
+    @staticmethod
+    async def prepare(config: EngineConfig) -> None:
+        """Import vLLM, which takes seconds and needs no model. `start` does it otherwise."""
+        prepare_environment(config.cpu_threads)
+        await in_thread(_import_vllm)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the longest sequence."""
+        longest: int = self._engine.model_config.max_model_len
+        return longest
 
     def stop(self) -> None:
         """End the engine process. Idempotent. Blocks for a second."""
@@ -170,7 +177,7 @@ class Policy:
                 return sampled
 
     async def score(self, ids: Sequence[int], version: int) -> list[float]:
-        """Give log p(ids[i+1] | ids[:i+1]) at temperature 1, nats [P-1], under a loaded version. The gate is not asked."""
+        """Give log p(ids[i+1] | ids[:i+1]) at temperature 1, nats [P-1], under a loaded version. Asks no gate."""
         params = self._params(temperature=0.0, max_tokens=1, prompt_logprobs=0)
         output = await self._answer(list(ids), version, params)
         assert output.prompt_logprobs is not None
@@ -326,49 +333,21 @@ class Policy:
             await self._changed.wait()
 
 
-def engine_arguments(folder: Path, config: EngineConfig, slots: int, seed: int) -> dict[str, Any]:
-    """The arguments by the engine's names for them. Raises UsageError when one is given twice."""
-    cache = config.kv_cache_megabytes or (CPU_KV_CACHE_MEGABYTES if built_for_cpu() else None)
-    arguments: dict[str, Any] = {
-        "model": str(folder),
-        "seed": seed,
-        "dtype": config.dtype,
-        "max_model_len": config.context_tokens,
-        "max_num_seqs": slots,
-        "kv_cache_memory_bytes": cache and cache << 20,
-        "gpu_memory_utilization": config.memory_fraction,
-        "tensor_parallel_size": config.tensor_parallel,
-        "data_parallel_size": config.data_parallel,
-        # tokens in, tokens out
-        "skip_tokenizer_init": True,
-        # no sampling defaults from the model's folder
-        "generation_config": "vllm",
-        # the log-prob of the distribution that was sampled from, temperature applied
-        "logprobs_mode": "processed_logprobs",
-        "disable_log_stats": True,
-        "enable_lora": config.adapter_rank > 0,
-    }
-    for name in arguments:
-        if name in config.arguments:
-            raise UsageError(
-                f"actor.engine.arguments.{name}: the actor sets this one itself; see --help for its options"
-            )
-    if config.adapter_rank:
-        arguments |= {"max_lora_rank": config.adapter_rank, "max_loras": config.adapter_slots}
-    if built_for_cpu():
-        arguments |= {"enforce_eager": True, "distributed_executor_backend": "uni"}
-    return {"use_tqdm_on_load": False, **arguments, **config.arguments}
+def _import_vllm() -> None:
+    try:
+        importlib.import_module("vllm.v1.engine.async_llm")
+    except ImportError as error:
+        raise UsageError(f"vLLM cannot be imported ({_one_line(error)}): install it as the README says") from error
+    logging.getLogger("vllm").setLevel(logging.WARNING)
 
 
 def _start_engine(folder: Path, config: EngineConfig, slots: int, seed: int) -> AsyncLLM:
     arguments = engine_arguments(folder, config, slots, seed)
-    try:
-        from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - `--help` and the tests of others do without
-        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
-        from vllm.v1.executor import Executor  # noqa: PLC0415
-    except ImportError as error:
-        raise UsageError(f"vLLM cannot be imported ({_one_line(error)}): install it as the README says") from error
-    logging.getLogger("vllm").setLevel(logging.WARNING)
+    _import_vllm()
+    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - `--help` and the tests of others do without
+    from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+    from vllm.v1.executor import Executor  # noqa: PLC0415
+
     try:
         vllm_config = AsyncEngineArgs(**arguments).create_engine_config()
     except (TypeError, ValueError, OSError) as error:

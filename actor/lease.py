@@ -1,0 +1,129 @@
+"""Stage 1, the actor's half: leases are asked for as slots free up, held while they are rolled out, returned politely.
+
+    asked ─► waiting ─► running ─► gone (spooled, returned, or cancelled by the learner)
+
+Holding is saying: every heartbeat and `Hello` names the leases held, which renews them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from common.errors import RunError
+from common.log import get_logger
+from common.messages import Ack, Lease, LeaseGrant, LeaseRequest, LeaseReturn, Message
+
+log = get_logger(__name__)
+GATHER_SECONDS = 0.05  # a slot that is free waits this long for others: members of a group come together
+ASK_AGAIN_SECONDS = 0.25  # after a grant of fewer than asked; news of a version or an ack asks at once
+REASON_CHARACTERS = 2000
+
+
+class Leases:
+    """The leases of one actor. `slots` is how many are rolled out at a time."""
+
+    def __init__(self, slots: int, request: Callable[[Message], Awaitable[Message]]) -> None:
+        self.slots = slots
+        self.waiting_for = ""  # the learner's words for granting fewer than asked
+        self._request = request
+        self._waiting: deque[Lease] = deque()
+        self._running: dict[str, Lease] = {}
+        self._asking = True
+        self._changed = asyncio.Event()
+        self._arrived = asyncio.Event()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Leases held, waiting and running."""
+        return (*(lease.lease_id for lease in self._waiting), *self._running)
+
+    @property
+    def running(self) -> int:
+        """Leases being rolled out, count."""
+        return len(self._running)
+
+    @property
+    def free(self) -> int:
+        """Slots without a lease, count."""
+        return self.slots - len(self._waiting) - len(self._running)
+
+    def stop_asking(self) -> None:
+        """Take no more leases."""
+        self._asking = False
+
+    def news(self) -> None:
+        """Something happened after which more may be granted than before."""
+        self._changed.set()
+
+    async def ask(self, may_ask: Callable[[], str]) -> None:
+        """Ask for leases whenever slots are free, until `stop_asking`. `may_ask` gives a reason not to, or ""."""
+        while self._asking:
+            reason = may_ask()
+            if self.free == 0 or reason:
+                self.waiting_for = reason
+                await self._change(None if not reason else ASK_AGAIN_SECONDS)
+                continue
+            if 0 < self.free < self.slots:
+                await asyncio.sleep(GATHER_SECONDS)
+            wanted = self.free
+            grant = await self._request(LeaseRequest(count=wanted))
+            if not isinstance(grant, LeaseGrant):
+                raise RunError(f"the learner answered a lease request with {type(grant).__name__}: versions differ?")
+            self._take(grant)
+            if len(grant.leases) < wanted:
+                await self._change(ASK_AGAIN_SECONDS)
+
+    async def next(self) -> Lease:
+        """The next lease to roll out; it counts as running."""
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        lease = self._waiting.popleft()
+        self._running[lease.lease_id] = lease
+        return lease
+
+    def done(self, lease: Lease) -> None:
+        """A lease's slot is free."""
+        self._running.pop(lease.lease_id, None)
+        self.news()
+
+    def drop_waiting(self, lease_ids: set[str]) -> None:
+        """Forget leases that the learner no longer wants and that nobody has begun."""
+        self._waiting = deque(lease for lease in self._waiting if lease.lease_id not in lease_ids)
+        self.news()
+
+    async def give_back(self, lease: Lease, reason: str) -> None:
+        """Return a lease that will not be fulfilled."""
+        answer = await self._request(LeaseReturn(lease_id=lease.lease_id, reason=reason[:REASON_CHARACTERS]))
+        if isinstance(answer, Ack) and answer.outcome != "ok":
+            log.info("lease_return_not_taken", lease=lease.lease_id, outcome=answer.outcome, reason=answer.reason)
+        self.done(lease)
+
+    async def give_back_waiting(self, reason: str) -> None:
+        """Return what nobody has begun."""
+        waiting, self._waiting = list(self._waiting), deque()
+        for lease in waiting:
+            self._running[lease.lease_id] = lease
+        async with asyncio.TaskGroup() as group:
+            for lease in waiting:
+                group.create_task(self.give_back(lease, reason))
+
+    def _take(self, grant: LeaseGrant) -> None:
+        if grant.waiting_for != self.waiting_for and not grant.leases:
+            log.info("waiting_for_leases", reason=grant.waiting_for)
+        self.waiting_for = grant.waiting_for
+        known = set(self.ids)
+        # an answer that got lost is given again: what is known already is not taken twice
+        self._waiting.extend(lease for lease in grant.leases if lease.lease_id not in known)
+        if self._waiting:
+            self._arrived.set()
+
+    async def _change(self, seconds: float | None) -> None:
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,319 @@
+"""Stage 12: a new policy version is fetched, verified, swapped in, probed, and only then used.
+
+    announced ─► fetch (old version samples on) ─► digests ─► hold ─► swap ─► probe ─► use
+                   ▲                                              differs: swap back │
+                   └────────────── folder removed, fetched afresh ◄──────────────────┘
+
+No token is sampled for a trajectory between swap and a probe that agrees. After `attempts` failures of one version the
+actor stops: something is wrong that trying will not mend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from actor.config import ReloadConfig
+from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, read_manifest, verify
+from common.errors import RunError
+from common.log import get_logger
+from common.messages import FileChunk, Message, ReloadReport
+
+log = get_logger(__name__)
+MANIFEST_CHUNK = 512 << 10
+LARGEST_MANIFEST = 16 << 20
+REPORTED = ("probe_difference", "seconds", "pause_seconds")
+NOT_PROBED, NOT_A_NUMBER = -1.0, 1e9  # in place of a probe's difference
+
+
+class Files(Protocol):
+    """Where files of published versions come from (`common.link.FileLink`)."""
+
+    async def fetch(self, version: int, name: str, offset: int, length: int) -> FileChunk: ...
+    async def fetch_file(self, version: int, name: str, size: int, target: Path) -> None: ...
+
+
+class Swappable(Protocol):
+    """What a reload needs of the policy."""
+
+    version: int
+
+    def held(self) -> AbstractAsyncContextManager[None]: ...
+    async def load_full(self, folder: Path, version: int) -> float: ...
+    async def load_adapter(self, folder: Path, version: int) -> float: ...
+    async def score(self, ids: Sequence[int], version: int) -> list[float]: ...
+    async def use(self, version: int) -> None: ...
+    async def forget(self, version: int) -> None: ...
+    def loaded(self) -> set[int]: ...
+
+
+class Refusal(Exception):  # noqa: N818 - a verdict on a version; caught here, where it is reported
+    """A version must not be used; says why."""
+
+    def __init__(self, reason: str, difference: float = NOT_PROBED) -> None:
+        super().__init__(reason)
+        self.difference = difference
+
+
+@dataclass(frozen=True)
+class Swap:
+    """How one swap went."""
+
+    probe_difference: float  # nats
+    pause_seconds: float  # during which no token was sampled
+
+
+class Versions:
+    """Fetched versions of one run in one folder, and which of them the learner says is current."""
+
+    def __init__(self, folder: Path, run_id: str, files: Files) -> None:
+        self._folder, self._run_id, self._files = folder, run_id, files
+        self.target = -1
+        self.digest = ""  # of the target's manifest
+        self._news = asyncio.Event()
+
+    def heard(self, version: int, digest: str) -> None:
+        """The learner's current version, from whatever message named it.
+
+        The digest decides: a learner that went back to an older state may publish a number anew with other weights.
+        """
+        if version >= 0 and digest != self.digest:
+            self.target, self.digest = version, digest
+            self._news.set()
+
+    async def other_than(self, digest: str) -> int:
+        """Wait for a target other than this one; gives the newest."""
+        while self.digest in ("", digest):
+            self._news.clear()
+            await self._news.wait()
+        return self.target
+
+    async def fetch(self, version: int, *, expected: bool = True) -> tuple[Path, Manifest]:
+        """A version's folder, fetched when it is not there, every digest verified.
+
+        Raises:
+            RunError: the learner does not have it, or its files differ from its manifest.
+        """
+        digest = self.digest if expected and version == self.target else None
+        folder = folder_of(self._folder, version)
+        if (folder / MANIFEST).exists():
+            try:
+                # what a killed actor left may be damaged, or of another run
+                return folder, self._of_this_run(await asyncio.to_thread(verify, folder, digest), version)
+            except RunError as error:
+                log.warning("version_fetched_again", policy_version=version, reason=str(error))
+                self.remove(version)
+        draft = self._folder / f".fetch-{folder.name}"
+        draft.mkdir(parents=True, exist_ok=True)
+        manifest = await self._fetch_manifest(version, digest, draft)
+        for name, entry in manifest.files.items():
+            target = draft / _inside(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            await self._files.fetch_file(version, name, entry.size, target)
+        try:
+            self._of_this_run(await asyncio.to_thread(verify, draft, digest), version)
+        except RunError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        draft.rename(folder)
+        return folder, manifest
+
+    def remove(self, version: int) -> None:
+        """Forget a fetched version."""
+        shutil.rmtree(folder_of(self._folder, version), ignore_errors=True)
+
+    def keep_only(self, versions: set[int]) -> None:
+        """Remove all folders but these, and drafts of fetches that were given up."""
+        kept = {folder_of(self._folder, version) for version in versions}
+        for folder in (*self._folder.glob("v*"), *self._folder.glob(".fetch-*")):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    async def _fetch_manifest(self, version: int, digest: str | None, draft: Path) -> Manifest:
+        text = b""
+        while True:
+            chunk = await self._files.fetch(version, MANIFEST, len(text), MANIFEST_CHUNK)
+            if chunk.error or chunk.size > LARGEST_MANIFEST:
+                raise RunError(f"version {version}, {MANIFEST}: {chunk.error or f'{chunk.size} bytes are too many'}")
+            text += chunk.data
+            if len(text) >= chunk.size or not chunk.data:
+                break
+        if digest and hashlib.sha256(text).hexdigest() != digest:
+            raise RunError(f"version {version}, {MANIFEST}: its digest is not the one announced")
+        (draft / MANIFEST).write_bytes(text)
+        return self._of_this_run(read_manifest(draft)[0], version)
+
+    def _of_this_run(self, manifest: Manifest, version: int) -> Manifest:
+        if manifest.run_id != self._run_id or manifest.policy_version != version:
+            raise RunError(
+                f"{MANIFEST} is of version {manifest.policy_version} of run {manifest.run_id}, "
+                f"expected {version} of {self._run_id}"
+            )
+        return manifest
+
+
+class Reloader:
+    """Brings the policy to the newest version, again and again."""
+
+    def __init__(
+        self,
+        versions: Versions,
+        policy: Swappable,
+        config: ReloadConfig,
+        report: Callable[[Message], Awaitable[object]],
+    ) -> None:
+        self._versions, self._policy, self._config, self._report = versions, policy, config, report
+        self._full_version = -1
+        self._digest = ""  # of what is used
+        self._failed: dict[int, int] = {}
+        self._used = asyncio.Event()
+
+    async def begin(self, folder: Path, manifest: Manifest) -> None:
+        """Verify and use the full version that the engine was started with. Loads it again when the probe differs."""
+        version = manifest.policy_version
+        while True:
+            difference = await self._difference(manifest.probe, version)
+            if difference <= self._config.probe_tolerance:
+                break
+            reason = f"probe differs by {difference:.3g} nats"
+            await self._refused(version, Refusal(reason, difference), 0.0)
+            self._versions.remove(version)
+            folder, manifest = await self._versions.fetch(version, expected=False)
+            await self._policy.load_full(folder, version)
+        self._full_version = version
+        if version == self._versions.target:
+            self._digest = self._versions.digest
+        await self._accept(version)
+        self._versions.keep_only(self._policy.loaded())
+        log.info("policy_version_in_use", policy_version=version, probe_difference=difference)
+
+    async def run(self) -> None:
+        """Reload until cancelled.
+
+        Raises:
+            RunError: a version failed too often, or the version before it could not be brought back.
+            EngineFailure: the engine died.
+        """
+        while True:
+            await self.reload(await self._versions.other_than(self._digest))
+
+    async def reload(self, version: int) -> None:
+        """One attempt at a version; what fails is reported and may be tried again."""
+        began, digest = time.perf_counter(), self._versions.digest
+        try:
+            swap = await self._swapped(version)
+        except (Refusal, RunError) as error:
+            if self._versions.digest != digest:
+                # the learner keeps the newest few alone: what was replaced while it was fetched is no failure
+                log.info("version_passed_over", policy_version=version, reason=str(error))
+                return
+            refusal = error if isinstance(error, Refusal) else Refusal(str(error))
+            await self._refused(version, refusal, time.perf_counter() - began)
+            return
+        self._digest = digest
+        self._failed.pop(version, None)
+        self._versions.keep_only(self._policy.loaded())
+        report = ReloadReport(
+            policy_version=version,
+            accepted=True,
+            probe_difference=swap.probe_difference,
+            seconds=time.perf_counter() - began,
+            pause_seconds=swap.pause_seconds,
+        )
+        log.info("policy_version_in_use", **report.model_dump(include={"policy_version", *REPORTED}))
+        await self._report(report)
+
+    async def at_least(self, version: int) -> None:
+        """Wait until the policy samples with this version or a newer one."""
+        while self._policy.version < version:
+            self._used.clear()
+            await self._used.wait()
+
+    async def _swapped(self, version: int) -> Swap:
+        folder, manifest = await self._versions.fetch(version)
+        if manifest.kind == "full":
+            return await self._swap_full(folder, manifest)
+        if manifest.base_version != self._full_version:
+            raise RunError(f"version {version} is an adapter on {manifest.base_version}, not on {self._full_version}")
+        return await self._swap_adapter(folder, manifest)
+
+    async def _swap_full(self, folder: Path, manifest: Manifest) -> Swap:
+        version, before = manifest.policy_version, self._policy.version
+        async with self._policy.held():
+            paused = time.perf_counter()
+            await self._policy.load_full(folder, version)
+            difference = await self._difference(manifest.probe, version)
+            if difference > self._config.probe_tolerance:
+                await self._swap_back(before)
+                raise Refusal(f"probe differs by {difference:.3g} nats", difference)
+            self._full_version = version
+            await self._accept(version)
+        return Swap(difference, time.perf_counter() - paused)
+
+    async def _swap_back(self, version: int) -> None:
+        folder, manifest = await self._versions.fetch(version, expected=False)
+        await self._policy.load_full(folder, version)
+        difference = await self._difference(manifest.probe, version)
+        if difference > self._config.probe_tolerance:
+            raise RunError(f"version {version} cannot be brought back: its probe differs by {difference:.3g} nats")
+        await self._accept(version)
+
+    async def _swap_adapter(self, folder: Path, manifest: Manifest) -> Swap:
+        """Nothing pauses: the new adapter is probed beside the one in use."""
+        version = manifest.policy_version
+        await self._policy.load_adapter(folder, version)
+        difference = await self._difference(manifest.probe, version)
+        if difference > self._config.probe_tolerance:
+            await self._policy.forget(version)
+            raise Refusal(f"probe differs by {difference:.3g} nats", difference)
+        await self._accept(version)
+        return Swap(difference, 0.0)
+
+    async def _accept(self, version: int) -> None:
+        await self._policy.use(version)
+        self._used.set()
+
+    async def _difference(self, probe: Probe, version: int) -> float:
+        """Largest difference of a probe log-prob from the learner's, nats."""
+        found = await self._policy.score(probe.tokens, version)
+        differences = [abs(here - there) for here, there in zip(found, probe.log_probs, strict=True)]
+        return max(differences) if all(map(math.isfinite, differences)) else NOT_A_NUMBER
+
+    async def _refused(self, version: int, refusal: Refusal, seconds: float) -> None:
+        """Report a failure, and wait before the next attempt.
+
+        Raises:
+            RunError: it was one too many.
+        """
+        failures = self._failed[version] = self._failed.get(version, 0) + 1
+        self._versions.remove(version)
+        log.error("policy_version_refused", policy_version=version, reason=str(refusal), failures=failures)
+        await self._report(
+            ReloadReport(
+                policy_version=version,
+                accepted=False,
+                probe_difference=refusal.difference,
+                seconds=seconds,
+                pause_seconds=0.0,
+                reason=str(refusal)[:2000],
+            )
+        )
+        if failures >= self._config.attempts:
+            raise RunError(f"policy version {version} was refused {failures} times, last: {refusal}")
+        await asyncio.sleep(self._config.retry_seconds * 2 ** (failures - 1))
+
+
+def _inside(name: str) -> Path:
+    """A manifest's file name as a path that stays within the version's folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or name == MANIFEST:
+        raise RunError(f"the manifest names a file outside of its folder: {name!r}")
+    return Path(*path.parts)
