@@ -108,7 +108,7 @@ def _drive(coroutine: Coroutine[Any, Any, None]) -> None:
     raise RuntimeError("the engine's app waited for something: it is not the synchronous app that this file is for")
 
 
-class CallTransport(httpx.BaseTransport):
+class CallTransport:
     """The unusual call: httpx builds request and response and follows redirects; only the portal thread is gone."""
 
     def __init__(self, client: CallClient) -> None:
@@ -117,9 +117,7 @@ class CallTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         headers = [(key.lower().encode(), value.encode()) for key, value in request.headers.multi_items()]
-        call = Call(
-            request.method, url.scheme, unquote(url.path), url.raw_path, url.query, headers, request.read()
-        )
+        call = Call(request.method, url.scheme, unquote(url.path), url.raw_path, url.query, headers, request.read())
         answer = self.client.ask(call)
         found = [(key.decode(), value.decode()) for key, value in answer.headers]
         stream = httpx.ByteStream(answer.body)
@@ -137,12 +135,6 @@ class CallClient:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.test_client, name)
-
-    def __enter__(self) -> CallClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
     def get(self, url: str, *, params: Any = None, headers: Any = None) -> Any:
         answer = self._plain("GET", url, headers, query=params)
@@ -164,14 +156,21 @@ class CallClient:
     def _with_body(self, method: str, url: str, data: Any, value: Any, headers: Any) -> Any:
         if value is not None or data:
             extra, stream = encode_urlencoded_data(data) if data else encode_json(value)
-            answer = self._plain(method, url, headers, body=stream._stream, extra=extra)  # type: ignore[attr-defined]  # noqa: SLF001
+            answer = self._plain(method, url, headers, body=stream._stream, extra=extra)  # noqa: SLF001
             if answer is not None:
                 return answer
         sent = {"json": value} if value is not None else {"data": data}
         return getattr(self.test_client, method.lower())(url, **sent, headers=headers)
 
     def _plain(
-        self, method: str, url: str, headers: Any, query: Any = None, body: bytes = b"", extra: dict[str, str] | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Any,
+        *,
+        query: Any = None,
+        body: bytes = b"",
+        extra: dict[str, str] | None = None,
     ) -> Answer | None:
         if not PLAIN_PATH.match(url):
             return None

@@ -13,47 +13,28 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from actor.world import frames
 from actor.world.config import WorldConfig
+from actor.world.grader import Grader, Verdict, WorldFailure
 from actor.world.process import WorldProcess
+from actor.world.root import TaskText, check_root, read_task
+from actor.world.transport import packet, ready, receive, send_descriptor
 from common.errors import RunError, UsageError
 from common.log import get_logger
 
 log = get_logger(__name__)
-T = TypeVar("T")
-TASK_ID = re.compile(r"[A-Za-z0-9]+_[0-9]+")
-START_SECONDS = 180.0
 TURN_LIMIT = 64 << 20  # bytes of one observation with its changes
 KILL_SECONDS = 5.0  # a member answers this soon after its cell process was killed, or is killed too
 RESTART_SECONDS = (0.0, 0.5, 2.0, 5.0, 15.0)  # waits before the host is started again; the last one repeats
-REQUIRED_GUARDS = ("own-uid", "no-network")
-
-
-class WorldFailure(Exception):  # noqa: N818  # named for what it means to an episode: infrastructure, never a reward
-    """The world or its grading broke down; says nothing about the policy. The episode has no reward."""
-
-
-@dataclass(frozen=True)
-class TaskText:
-    """What an agent is told of its task."""
-
-    task_id: str
-    instruction: str
-    first_name: str
-    last_name: str
-    email: str
-    phone_number: str
-    datetime: str
+REQUIRED_GUARDS = ("no-network", "private-root", "no-programs")
 
 
 @dataclass(frozen=True)
@@ -64,16 +45,6 @@ class Observation:
     failed: bool  # the cell raised, was refused or was killed
     completed: bool  # complete_task was called, now or before
     killed: str | None = None  # which limit ended the cell process: time, episode, cpu, output, killed, crashed, exited
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the task's own tests say of the state that the episode left."""
-
-    reward: float  # share of the tests that passed, 0 to 1
-    success: bool  # all passed
-    passes: tuple[str, ...]  # the requirements that were met
-    failures: tuple[str, ...]  # and those that were not
 
 
 class WorldHost:
@@ -98,16 +69,17 @@ class WorldHost:
     async def start(cls, config: WorldConfig, python: Path, root: Path) -> WorldHost:
         """Starts host and grader; returns when both are warm. Raises UsageError (root, python), RunError (start)."""
         host = cls(config, python, root)
-        host._warm_task = check_root(root)  # noqa: SLF001
+        host._warm_task = check_root(root)
         if not os.access(python, os.X_OK):
             raise UsageError(f"{python} is not an executable python: run `loop world install` first")
-        host._scratch = Path(tempfile.mkdtemp(prefix="loop-world-"))  # noqa: SLF001
-        host._scratch.chmod(0o711)  # noqa: SLF001  # cells reach their own folder in it and list nothing
-        host._grader = Grader(host._new_grader, config.grade_seconds)  # noqa: SLF001
+        host._scratch = Path(tempfile.mkdtemp(prefix="loop-world-"))
+        host._scratch.chmod(0o711)  # cells reach their own folder in it and list nothing
+        settings = {"root": str(root / "full"), "scratch": str(host._scratch), "warm_task": host._warm_task}
+        host._grader = Grader(python, settings, config.grade_seconds)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(host._running())  # noqa: SLF001
-                group.create_task(host._grader.start())  # noqa: SLF001
+                group.create_task(host._running())
+                group.create_task(host._grader.start())
         except BaseExceptionGroup as errors:
             await host.close()
             raise errors.exceptions[0] from None
@@ -124,7 +96,7 @@ class WorldHost:
                 process = await self._running()
                 self._opened += 1
                 asked = json.dumps({"open": self._opened, "task": task_id}).encode()
-                await _send_descriptor(process.sock, asked, theirs.fileno())
+                await send_descriptor(process.sock, asked, theirs.fileno())
                 theirs.close()
                 world = World(self, task, ours, await _hello(ours, task_id))
         except BaseException as error:
@@ -140,8 +112,7 @@ class WorldHost:
     async def close(self) -> None:
         """Ends all worlds and both processes, and removes their files. Idempotent."""
         self._closed = True
-        for world in list(self._worlds):
-            await world.close()
+        await asyncio.gather(*(world.close() for world in list(self._worlds)))
         if self._host is not None:
             await self._host.stop()
         if self._grader is not None:
@@ -187,19 +158,13 @@ class WorldHost:
             "cpu_seconds": int(self.config.episode_seconds) + 1,
         }
         process = await WorldProcess.start("actor.world.host", socket.SOCK_SEQPACKET, self.python, settings)
-        told = await _within_start(process, _packet(process.sock))
+        told = await process.first_word(packet(process.sock))
         self.guards = tuple(told["guards"])
         missing = [guard for guard in REQUIRED_GUARDS if guard not in self.guards]
         log.info("world_host_ready", seconds=told["seconds"], guards=list(self.guards), missing=missing)
         if missing and self.config.require_confinement:
             await process.stop()
             raise RunError(f"world.require_confinement is set but {', '.join(missing)} cannot be had: run as root")
-        return process
-
-    async def _new_grader(self) -> WorldProcess:
-        settings = {"root": str(self.root / "full"), "scratch": str(self._scratch), "warm_task": self._warm_task}
-        process = await WorldProcess.start("actor.world.grade", socket.SOCK_STREAM, self.python, settings)
-        await _within_start(process, _first_header(process.sock))
         return process
 
 
@@ -256,16 +221,22 @@ class World:
             return
         self._open = False
         self._kill(1)
-        self._kill(0)
-        for pidfd in self._pidfds:
-            os.close(pidfd)
-        self._sock.close()
-        self._host.forget(self)
+        os.close(self._pidfds[1])
+        self._sock.close()  # the member ends when it sees this, unless an API call keeps it
+        try:
+            async with asyncio.timeout(KILL_SECONDS):
+                await ready(self._pidfds[0], write=False)
+        except TimeoutError:
+            pass
+        finally:
+            self._kill(0)
+            os.close(self._pidfds[0])
+            self._host.forget(self)
 
     async def _turn(self, code: str) -> frames.Frame:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._sock, frames.pack({}, code.encode("utf-8", errors="replace")))
-        return await _receive(self._sock, TURN_LIMIT)
+        return await receive(self._sock, TURN_LIMIT)
 
     def _observed(self, head: dict[str, Any], body: bytes, seconds: float) -> Observation:
         text, changes = body[: head["text"]].decode(), body[head["text"] :]
@@ -276,6 +247,7 @@ class World:
             self._killed = None  # the cell ended just before its limit did
             return Observation(text, head["failed"], self._completed)
         self._killed = self._killed or head["ended"]
+        self._kill(1)
         why = {
             "time": f"Execution timed out after {seconds:g} seconds.",
             "episode": "The time of the whole session is over.",
@@ -292,156 +264,9 @@ class World:
             signal.pidfd_send_signal(self._pidfds[which], signal.SIGKILL)
 
 
-class Grader:
-    """The grader process and the verdicts that are awaited from it. One request at a time is sent."""
-
-    def __init__(self, make: Any, seconds: float) -> None:
-        self._make, self._seconds = make, seconds
-        self._process: WorldProcess | None = None
-        self._turn = asyncio.Lock()
-        self._number = 0
-
-    async def start(self) -> None:
-        self._process = await self._make()
-
-    async def close(self) -> None:
-        if self._process is not None:
-            await self._process.stop()
-
-    async def grade(self, task_id: str, changes: list[bytes]) -> Verdict:
-        """The verdict on a task's start state with these changes. Raises WorldFailure after one retry."""
-        async with self._turn:
-            try:
-                told = await self._ask(task_id, changes)
-            except (OSError, EOFError, TimeoutError, frames.BadFrame) as error:
-                log.error("world_grader_died", error=repr(error))
-                told = await self._again(task_id, changes)
-        if "verdict" not in told:
-            raise WorldFailure(f"task {task_id} cannot be graded: {told.get('failed')}")
-        return _verdict(told["verdict"])
-
-    async def _again(self, task_id: str, changes: list[bytes]) -> dict[str, Any]:
-        try:
-            await self.close()
-            await self.start()
-            return await self._ask(task_id, changes)
-        except (OSError, EOFError, TimeoutError, frames.BadFrame, RunError) as error:
-            raise WorldFailure(f"the grader broke down twice on task {task_id}: {error!r}") from error
-
-    async def _ask(self, task_id: str, changes: list[bytes]) -> dict[str, Any]:
-        if self._process is None or not self._process.alive:
-            raise EOFError("the grader is not running")
-        self._number += 1
-        head = {"number": self._number, "task": task_id, "sizes": [len(turn) for turn in changes]}
-        async with asyncio.timeout(self._seconds):
-            await asyncio.get_running_loop().sock_sendall(self._process.sock, frames.pack(head, b"".join(changes)))
-            while True:
-                told, _ = await _receive(self._process.sock, TURN_LIMIT)
-                if told.get("number") == self._number:
-                    return told
-
-
-def check_root(root: Path) -> str:
-    """Whether this is a data root of ours; a task id of it. Raises UsageError that names what is missing."""
-    for part in ("full", "episode"):
-        for inner in ("api_docs", "base_dbs", "datasets", "tasks"):
-            if not (root / part / "data" / inner).is_dir():
-                raise UsageError(f"{root} is not a data root: {part}/data/{inner} is missing; run `loop world build`")
-    tasks = sorted(path.name for path in (root / "episode" / "data" / "tasks").iterdir() if TASK_ID.fullmatch(path.name))
-    if not tasks:
-        raise UsageError(f"{root} is not a data root: episode/data/tasks holds no task; run `loop world build`")
-    if any((root / "episode" / "data" / "tasks").glob("*/ground_truth")):
-        raise UsageError(f"{root}/episode holds ground truth, which episodes must not see; run `loop world build` again")
-    return tasks[0]
-
-
-def read_task(root: Path, task_id: str) -> TaskText:
-    """What an agent is told of a task. Raises UsageError for a task that the root does not have."""
-    path = root / "episode" / "data" / "tasks" / task_id / "specs.json"
-    if not TASK_ID.fullmatch(task_id) or not path.is_file():
-        raise UsageError(f"the data root {root} has no task {task_id!r}")
-    try:
-        specs = json.loads(path.read_text(encoding="utf-8"))
-        person = {name: str(specs["supervisor"][name]) for name in ("first_name", "last_name", "email", "phone_number")}
-        return TaskText(task_id, instruction=specs["instruction"], datetime=specs["datetime"], **person)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not a task's specification: {error!r}") from error
-
-
-def _verdict(told: dict[str, Any]) -> Verdict:
-    passes = tuple(one["requirement"] for one in told["passes"])
-    failures = tuple(one["requirement"] for one in told["failures"])
-    return Verdict(len(passes) / max(1, told["num_tests"]), told["success"], passes, failures)
-
-
-async def _within_start(process: WorldProcess, told: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """What a starting process says first. Raises RunError when it fails or says nothing."""
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            head = await told
-        if "failed" in head:
-            raise RunError(f"{process.module} did not start: {head['failed']}")
-        return head
-    except (OSError, EOFError, TimeoutError, frames.BadFrame, ValueError) as error:
-        raise RunError(f"{process.module} did not start: {error or type(error).__name__}; its log has more") from error
-    finally:
-        if "head" not in locals() or "failed" in locals()["head"]:
-            await process.stop(0.5)
-
-
-async def _packet(sock: socket.socket) -> dict[str, Any]:
-    data = await asyncio.get_running_loop().sock_recv(sock, 1 << 16)
-    if not data:
-        raise EOFError("it ended")
-    return frames.header(data)
-
-
-async def _first_header(sock: socket.socket) -> dict[str, Any]:
-    return (await _receive(sock, 1 << 20))[0]
-
-
-async def _receive(sock: socket.socket, limit: int) -> frames.Frame:
-    """The next frame. Raises EOFError when the peer closes, BadFrame above the limit."""
-    head_length, body_length = frames.lengths(await _exactly(sock, frames.LENGTHS.size), limit)
-    rest = await _exactly(sock, head_length + body_length)
-    return frames.header(rest[:head_length]), rest[head_length:]
-
-
-async def _exactly(sock: socket.socket, count: int) -> bytes:
-    loop = asyncio.get_running_loop()
-    data = bytearray()
-    while len(data) < count:
-        part = await loop.sock_recv(sock, min(count - len(data), 1 << 18))
-        if not part:
-            raise EOFError("its process has ended")
-        data += part
-    return bytes(data)
-
-
-async def _ready(sock: socket.socket, *, write: bool) -> None:
-    """Until the socket can be read or written: asyncio has no calls of its own that pass descriptors."""
-    loop = asyncio.get_running_loop()
-    waiter = loop.create_future()
-    add, remove = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
-    add(sock, lambda: waiter.done() or waiter.set_result(None))
-    try:
-        await waiter
-    finally:
-        remove(sock)
-
-
-async def _send_descriptor(sock: socket.socket, data: bytes, descriptor: int) -> None:
-    while True:
-        try:
-            socket.send_fds(sock, [data], [descriptor])
-            return
-        except BlockingIOError:
-            await _ready(sock, write=True)
-
-
 async def _hello(sock: socket.socket, task_id: str) -> list[int]:
     """A member's first frame: descriptors of its process and of its cell process. Raises UsageError, WorldFailure."""
-    await _ready(sock, write=False)
+    await ready(sock, write=False)
     data, pidfds, _, _ = socket.recv_fds(sock, frames.LENGTHS.size + 4096, 2)
     if len(pidfds) == 2:
         return pidfds

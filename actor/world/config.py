@@ -19,7 +19,11 @@ class WorldConfig(Section):
     )
     max_worlds: int = Field(default=128, ge=1, le=1000, description="worlds open at once; more wait", examples=[128])
     cell_seconds: float = Field(
-        default=20.0, gt=0, le=3600, description="wall-clock limit of one cell, seconds; then it is killed", examples=[20.0]
+        default=20.0,
+        gt=0,
+        le=3600,
+        description="wall-clock limit of one cell, seconds; then it is killed",
+        examples=[20.0],
     )
     episode_seconds: float = Field(
         default=600.0, gt=0, description="wall-clock limit of an episode's open world, seconds", examples=[600.0]
@@ -28,7 +32,10 @@ class WorldConfig(Section):
         default=120.0, gt=0, description="longest wait for a world to open, seconds", examples=[120.0]
     )
     grade_seconds: float = Field(
-        default=60.0, gt=0, description="longest wait for a verdict, seconds; then the grader is restarted", examples=[60.0]
+        default=60.0,
+        gt=0,
+        description="longest wait for a verdict, seconds; then the grader is restarted",
+        examples=[60.0],
     )
     observation_characters: int = Field(
         default=20_000,

@@ -16,7 +16,6 @@ import ast
 import builtins
 import contextlib
 import ctypes
-import datetime
 import encodings
 import faulthandler
 import functools
@@ -32,6 +31,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 from actor.world.call import Ask, CallClient, answer_call
@@ -75,7 +75,7 @@ class Template:
         self._databases = {app: importlib.import_module(f"appworld.apps.{app}.models").SQLModel.db for app in apps}
         self._seen = {app: len(database.tracker.changes) for app, database in self._databases.items()}
         for app in apps:  # a process remembers logged-out tokens beyond its world, and seeded tokens repeat
-            if (manager := getattr(importlib.import_module(f"appworld.apps.{app}.apis"), "logging_manager", None)):
+            if manager := getattr(importlib.import_module(f"appworld.apps.{app}.apis"), "logging_manager", None):
                 manager.blacklisted_tokens.clear()
         self._random = random.getstate()
 
@@ -101,7 +101,12 @@ class Template:
         """Runs one cell; the engine's message, and whether the cell failed."""
         results: list[Any] = []
         run = type(self.world)._shell_run_cell  # noqa: SLF001
-        self.world._shell_run_cell = lambda code: results.append(run(self.world, code)) or results[-1]  # noqa: SLF001
+
+        def run_and_note(code: str) -> Any:
+            results.append(run(self.world, code))
+            return results[-1]
+
+        self.world._shell_run_cell = run_and_note  # noqa: SLF001
         message = str(self.world.execute(code))
         succeeded = bool(results) and results[-1] is not None and results[-1].success
         return message, not succeeded and message.startswith("Execution failed.")
@@ -263,7 +268,7 @@ def _freeze_once() -> None:
     """An outer freeze: the worlds' own freezes nest in it, and only the first scans every loaded module."""
     from appworld.common.utils import freeze_time  # noqa: PLC0415
 
-    freeze_time(datetime.datetime(2023, 1, 1)).start()  # noqa: DTZ001  # the engine's times are naive
+    freeze_time(datetime(2023, 1, 1)).start()  # noqa: DTZ001  # the engine's times are naive
 
 
 def _quicken_guard(guard: Any) -> None:

@@ -11,7 +11,7 @@ Frame = tuple[dict[str, Any], bytes]
 LENGTHS = struct.Struct("!II")
 
 
-class BadFrame(Exception):
+class BadFrame(Exception):  # noqa: N818  # it names the frame
     """The peer sent what is not a frame, or one above the limit."""
 
 

@@ -119,7 +119,7 @@ def _connection(home: str, app: str) -> Any:
 
     found = CachedDBHandler.get(db_home_to_app_path(home, app))
     assert found is not None, f"the engine has not opened {app} of {home}"
-    return found[0].raw_connection().connection  # type: ignore[attr-defined]
+    return found[0].raw_connection().connection
 
 
 def quicken_switches() -> None:
@@ -188,12 +188,10 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
         importlib.import_module("appworld.evaluator")
         GradedTask(settings["warm_task"]).grade([])
         engine.settle()
-    except Exception as error:  # noqa: BLE001  # the client turns it into one clear line for a person
+    except Exception as error:  # the client turns it into one clear line for a person
         frames.send(sock, {"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
         raise
     frames.send(sock, {"ready": True})
     serve(sock)
     sys.stderr.flush()
     os._exit(0)
-
-

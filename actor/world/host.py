@@ -47,27 +47,52 @@ class Host:
     guards: tuple[str, ...]
     waiting: list[Waiting] = field(default_factory=list)
     template: engine.Template | None = None
-    members: dict[int, tuple[int, int]] = field(default_factory=dict)  # pidfd -> pid, episode number
+    members: dict[int, int] = field(default_factory=dict)  # pid -> episode number
     opened: int = 0
 
     def serve(self) -> None:
         """Until the client closes the control socket."""
+        ended, wake = os.pipe()
+        for descriptor in (ended, wake):
+            os.set_blocking(descriptor, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
+        poll.register(ended, select.POLLIN)
         while True:
-            for descriptor, _ in poll.poll(0 if self.waiting else None):
-                if descriptor != self.control.fileno():
-                    poll.unregister(descriptor)
-                    self._bury(descriptor)
-                elif not self._read():
-                    return
-            for pidfd in self._open_next():
-                poll.register(pidfd, select.POLLIN)
+            ready = [descriptor for descriptor, _ in poll.poll(0 if self.waiting else None)]
+            if ended in ready:
+                os.read(ended, MESSAGE)
+                self._reap()
+            if self.control.fileno() in ready and not self._read():
+                return
+            self._open_next()
 
     def close(self) -> None:
         """Ends every member that is left."""
-        for pidfd in list(self.members):
-            self._bury(pidfd, kill=True)
+        for pid in self.members:
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while self._reap(wait=True):
+                pass
+
+    def _reap(self, *, wait: bool = False) -> bool:
+        """Buries the dead: members, and cell processes whose member died first. False: there is no child left."""
+        options = os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, options)
+            except ChildProcessError:
+                return False
+            if dead is None:
+                return True
+            # What is left of its process group ends before its pid can be another's.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(dead.si_pid, signal.SIGKILL)
+            os.waitpid(dead.si_pid, 0)
+            if (number := self.members.pop(dead.si_pid, None)) is not None:
+                shutil.rmtree(self.scratch / str(number), ignore_errors=True)
 
     def _read(self) -> bool:
         with contextlib.suppress(BlockingIOError):
@@ -79,10 +104,10 @@ class Host:
                 self.waiting.append(Waiting(asked["open"], asked["task"], socket.socket(fileno=descriptors[0])))
         return True
 
-    def _open_next(self) -> list[int]:
+    def _open_next(self) -> None:
         """Serves all who wait for the task that is built, or else for the one that has waited longest."""
         if not self.waiting:
-            return []
+            return
         known = self.template.task_id if self.template else None
         task_id = known if any(one.task_id == known for one in self.waiting) else self.waiting[0].task_id
         group = [one for one in self.waiting if one.task_id == task_id]
@@ -95,8 +120,9 @@ class Host:
                 with contextlib.suppress(OSError):
                     frames.send(one.sock, {"refused": reason})
                 one.sock.close()
-            return []
-        return [self._fork(template, one) for one in group]
+            return
+        for one in group:
+            self._fork(template, one)
 
     def _built(self, task_id: str) -> engine.Template:
         if self.template is not None and self.template.task_id == task_id:
@@ -110,7 +136,7 @@ class Host:
         self.template = engine.Template(task_id)
         return self.template
 
-    def _fork(self, template: engine.Template, one: Waiting) -> int:
+    def _fork(self, template: engine.Template, one: Waiting) -> None:
         as_root = "own-uid" in self.guards
         base = sandbox.FIRST_UID + 2 * (one.number % 2000)
         folder = self.scratch / str(one.number)
@@ -126,23 +152,11 @@ class Host:
         )
         pid = os.fork()
         if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             member.run(template, one.sock, terms)
         one.sock.close()
-        pidfd = os.pidfd_open(pid)
-        self.members[pidfd] = (pid, one.number)
-        return pidfd
-
-    def _bury(self, pidfd: int, *, kill: bool = False) -> None:
-        """Ends what is left of a member's process group before its pid can be another's, then forgets it."""
-        pid, number = self.members.pop(pidfd)
-        if not kill:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        for end in (os.killpg, os.kill):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                end(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(pidfd)
-        shutil.rmtree(self.scratch / str(number), ignore_errors=True)
+        self.members[pid] = one.number
 
 
 def main(descriptor: int, settings: dict[str, Any]) -> None:
@@ -151,7 +165,7 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
     started = time.clock_gettime(time.CLOCK_MONOTONIC)
     try:
         host = _start(control, settings)
-    except Exception as error:  # noqa: BLE001  # the client turns it into one clear line for a person
+    except Exception as error:  # the client turns it into one clear line for a person
         control.send(json.dumps({"failed": f"{type(error).__name__}: {error}".splitlines()[0]}).encode())
         raise
     seconds = time.clock_gettime(time.CLOCK_MONOTONIC) - started
@@ -174,6 +188,7 @@ def _start(control: socket.socket, settings: dict[str, Any]) -> Host:
     engine.warm_up(settings["warm_task"])
     engine.settle()
     limits = sandbox.Limits(sandbox.address_space() + settings["memory_bytes"], settings["cpu_seconds"])
+    sandbox.adopt_orphans()
     guards = sandbox.enter([*_read_from_now_on(), Path(settings["root"])], scratch)
     return Host(control, scratch, settings["characters"], limits, guards)
 

@@ -28,7 +28,9 @@ from actor.world.engine import Template
 CODE_LIMIT = 4 << 20  # bytes of one cell's code
 ASK_LIMIT = 16 << 20  # bytes of one API call, and of one cell's message
 # The engine's main app also has routes that load other databases, write files and move the clock: not for episodes.
-APP_PATH = re.compile(r"/(api_docs|supervisor|amazon|phone|file_system|spotify|venmo|gmail|splitwise|simple_note|todoist)/")
+APP_PATH = re.compile(
+    r"/(api_docs|supervisor|amazon|phone|file_system|spotify|venmo|gmail|splitwise|simple_note|todoist)/"
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def run(template: Template, client: socket.socket, terms: Terms) -> None:
         if pid == 0:
             template.adopt()
             os.environ.clear()
-            sandbox.confine(uid=terms.cell_uid, limits=terms.limits, keep={theirs.fileno()}, folder=terms.folder, signals=False)
+            sandbox.confine(
+                uid=terms.cell_uid, limits=terms.limits, keep={theirs.fileno()}, folder=terms.folder, signals=False
+            )
             cell.run(template, theirs, terms.characters)
         theirs.close()
         pidfds = [os.pidfd_open(os.getpid()), os.pidfd_open(pid)]
@@ -95,10 +99,12 @@ class Member:
                     return {"failed": bool(head.get("failed"))}, body
                 answer, payload = self._answer(head, body)
                 frames.send(self.shell, answer, payload)
-        except (frames.BadFrame, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            os.kill(self.pid, signal.SIGKILL)
-            self.ended = "protocol" if not isinstance(error, OSError) else None
-        self.ended = self.ended or _cause(os.waitpid(self.pid, 0)[1])
+        except (frames.BadFrame, ValueError, KeyError, TypeError, AttributeError):
+            self.ended = "output"  # the client kills the cell process: under another user id this one may not
+            return {"failed": True}, b""
+        except OSError:
+            pass
+        self.ended = _cause(os.waitpid(self.pid, 0)[1])
         return {"failed": True}, b""
 
     def _answer(self, head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
@@ -131,5 +137,5 @@ def _no_such_app(path: str) -> Answer:
 def _cause(status: int) -> str:
     """Why a cell process ended, in one word."""
     if os.WIFSIGNALED(status):
-        return {signal.SIGXCPU: "cpu", signal.SIGKILL: "killed"}.get(os.WTERMSIG(status), "crashed")
+        return {int(signal.SIGXCPU): "cpu", int(signal.SIGKILL): "killed"}.get(os.WTERMSIG(status), "crashed")
     return "exited"

@@ -8,14 +8,18 @@ import json
 import os
 import signal
 import socket
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
+from actor.world import frames
+from common.errors import RunError
 from common.log import get_logger
 
 log = get_logger(__name__)
 PACKAGE = Path(__file__).parent.parent
 LINE_LIMIT = 1 << 16
+START_SECONDS = 180.0
 # The project's own folder never enters sys.path: beside an installed project lie packages that the engine cannot bear.
 BOOT = """
 import importlib, json, sys, types
@@ -56,6 +60,22 @@ class WorldProcess:
             theirs.close()
         ours.setblocking(False)
         return cls(module, process, ours)
+
+    async def first_word(self, told: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+        """What the process says when it is warm. Raises RunError, and stops it, when it fails or says nothing."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                head = await told
+            if "failed" not in head:
+                return head
+            reason = head["failed"]
+        except (OSError, EOFError, TimeoutError, frames.BadFrame) as error:
+            reason = str(error) or f"it said nothing for {START_SECONDS:g} seconds"
+        except BaseException:
+            await self.stop(0.0)
+            raise
+        await self.stop(0.5)
+        raise RunError(f"{self.module} did not start: {reason}")
 
     @property
     def alive(self) -> bool:

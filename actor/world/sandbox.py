@@ -24,7 +24,7 @@ MNT_DETACH = 2
 SYS_MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD = 442, 0x8000, -100
 MOUNT_ATTR_READ_ONLY_NO_SETUID = 0x1 | 0x2
 CAPABILITY_VERSION = 0x20080522
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 FIRST_UID = 61_184  # the range that systemd keeps for passing users, so nobody's files
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 SYSTEM = ("/usr", "/lib", "/lib64", "/etc/localtime")
@@ -43,6 +43,11 @@ class Limits:
 def address_space() -> int:
     """Bytes of address space that this process has."""
     return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
+
+
+def adopt_orphans() -> None:
+    """A cell process whose member died becomes this process's child, so that nothing is left unburied."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def enter(readable: list[Path], writable: Path) -> tuple[str, ...]:
@@ -132,7 +137,8 @@ def _private_root(readable: list[Path], writable: Path) -> None:
 
 def _fill(root: Path, readable: list[Path], writable: Path) -> None:
     bound: list[Path] = []
-    for path in sorted({name for path in [*map(Path, SYSTEM), *readable] for name in (path, path.resolve())}):
+    wanted = [*map(Path, SYSTEM), *readable]
+    for path in sorted({*wanted, *(path.resolve() for path in wanted)}):
         if path.exists() and not any(path.is_relative_to(folder) for folder in bound):
             _bind(path, root, read_only=True)
             bound.append(path)

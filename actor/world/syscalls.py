@@ -24,7 +24,6 @@ CALLS = {
     "clone": (56, 220),
     "clone3": (435, 435),
     "socket": (41, 198),
-    "socketpair": (53, 199),
     "connect": (42, 203),
     "bind": (49, 200),
     "ptrace": (101, 117),
