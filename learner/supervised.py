@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from common.log import get_logger
 from learner.demonstrations import Example
@@ -192,4 +193,5 @@ def save(folder: Path, model: PreTrainedModel) -> None:
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True, temperature=1.0, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
     )
+    disable_progress_bar()  # one file of a few MB; bars of a library garble the log
     model.save_pretrained(folder, safe_serialization=True)

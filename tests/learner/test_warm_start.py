@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from common.errors import UsageError
+from common.prompt import SYSTEM, Prompt, task_text
+from learner import supervised
+from learner.demonstrations import Demonstration, as_example, read_demonstrations, split_tasks
+from learner.tokenizer import train_tokenizer
+from learner.warm_start import main, make_policy
+from learner.warm_start_config import ModelShape, WarmStartConfig
+
+LOG_IN = "t = apis.spotify.login(username=me['email'], password=pw['spotify'])['access_token']"
+TITLES = ("Silver River", "Quiet Garden", "Velvet Star", "Paper Moon")
+
+
+def demonstration(number: int, *, turns: int = 3, right: bool = True) -> dict[str, object]:
+    title = TITLES[number % len(TITLES)]
+    cells = [
+        {"code": LOG_IN, "observation": "Execution successful."},
+        {"code": f"print(apis.spotify.search_songs(query='{title}')[0]['song_id'])", "observation": f"{number}\n"},
+        {"code": f"apis.supervisor.complete_task(answer='{number}')", "observation": "Execution successful."},
+    ]
+    return {
+        "task_id": f"songId_{number}",
+        "scenario": "songId",
+        "instruction": f"What is the id of the song '{title}'?",
+        "supervisor": {"first_name": "Ada", "last_name": "Moss", "email": "a@mail.com", "phone_number": "1"},
+        "turns": cells[:turns],
+        "right": right,
+        "success": right,
+        "solver": "a field that nobody here reads",
+    }
+
+
+def write(file: Path, *lines: object) -> Path:
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return file
+
+
+def small(tmp_path: Path, **changes: object) -> WarmStartConfig:
+    settings = {
+        "demonstrations": write(tmp_path / "demonstrations.jsonl", *(demonstration(n) for n in range(12))),
+        "out": tmp_path / "model",
+        "model": ModelShape(hidden=16, layers=1, heads=2, ff=16, context=256),
+        "vocabulary": 400,
+        "held_out": 0.25,
+        "steps": 6,
+        "warm_up": 5,
+        "threads": 1,
+    }
+    return WarmStartConfig.model_validate(settings | changes)
+
+
+def of(raw: dict[str, object]) -> Demonstration:
+    return Demonstration.model_validate(raw)
+
+
+def prompt_for(*demonstrations: Demonstration) -> Prompt:
+    texts = [turn.code for demonstration in demonstrations for turn in demonstration.turns]
+    return Prompt.of(train_tokenizer(texts, 400))
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path):
+    weights = {}
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        make_policy(small(tmp_path, out=tmp_path / name), seed)
+        weights[name] = (tmp_path / name / "model.safetensors").read_bytes()
+    assert weights["first"] == weights["again"]
+    assert weights["first"] != weights["other"]
+
+
+def test_the_folder_is_one_that_transformers_loads(tmp_path: Path):
+    config = small(tmp_path)
+    figures = make_policy(config, 1)
+    model = AutoModelForCausalLM.from_pretrained(config.out)
+    tokenizer = AutoTokenizer.from_pretrained(config.out)
+    prompt = Prompt.load(config.out)
+    me = of(demonstration(1)).supervisor
+    spoken = [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": task_text("Like the song 'Silver River'.", me)},
+    ]
+    templated = tokenizer.apply_chat_template(spoken, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert templated == prompt.opening("Like the song 'Silver River'.", me)
+    assert model.dtype == torch.float32
+    assert model.config.tie_word_embeddings is False
+    assert model.config.vocab_size == prompt.vocabulary_size == len(tokenizer)
+    assert (model.generation_config.eos_token_id,) == prompt.stop_ids
+    assert sum(p.numel() for p in model.parameters()) == figures["parameters"]
+    assert figures["by_scenario"].keys() == {"songId"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demonstrations.jsonl", "model"]
+
+
+def test_training_lowers_the_loss(tmp_path: Path):
+    short = make_policy(small(tmp_path, steps=1, out=tmp_path / "short"), 1)
+    longer = make_policy(small(tmp_path, steps=60, out=tmp_path / "longer"), 1)
+    assert longer["held_out_loss"] < 0.6 * short["held_out_loss"]
+
+
+def test_an_example_is_what_an_episode_would_hold():
+    one = of(demonstration(5))
+    prompt = prompt_for(one)
+    example = as_example(one, prompt, 500)
+    first, second, third = one.turns
+    parts = [
+        (prompt.opening(one.instruction, one.supervisor), False),
+        (prompt.reply(first.code), True),
+        (prompt.observation(first.observation, 500), False),
+        (prompt.reply(second.code), True),
+        (prompt.observation(second.observation, 500), False),
+        (prompt.reply(third.code), True),
+    ]
+    assert example.tokens.tolist() == [token for ids, _ in parts for token in ids]
+    assert example.sampled.tolist() == [sampled for ids, sampled in parts for _ in ids]
+
+
+def test_a_drill_leaves_out_the_log_in_alone():
+    one = of(demonstration(5))
+    prompt = prompt_for(one)
+    drill = as_example(one, prompt, 500, drill=True)
+    without = as_example(one.model_copy(update={"turns": one.turns[1:]}), prompt, 500)
+    assert drill.tokens.tolist() == without.tokens.tolist()
+
+
+def test_an_episode_longer_than_the_context_is_left_out():
+    one = of(demonstration(5))
+    prompt = prompt_for(one)
+    length = len(as_example(one, prompt, 500).tokens)
+    assert as_example(one, prompt, length) is not None
+    assert as_example(one, prompt, length - 1) is None
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "s = [x for i in range(3) for x in apis.spotify.show_liked_songs(access_token=t, page_index=i)]\nprint(len(s))",
+        "for x in s:\n    if x['title'] == 'Ünïcode ✓ \"q\"':\n        print( x )\n\n\treturn",
+        "print(next(a['city'] for a in apis.supervisor.show_addresses() if a['name'] == 'Home'))",
+        "12345 + 0.5e-3  # a  comment",
+    ],
+)
+def test_the_tokenizer_gives_code_back_exactly(code: str):
+    prompt = Prompt.of(train_tokenizer([code], 500))
+    assert prompt.code(prompt.reply(code)) == code
+    assert Prompt.of(train_tokenizer(["nothing of it"], 300)).code(prompt.reply("x")) is not None
+
+
+@pytest.mark.parametrize("value", ["Silver River", "fix the lamp", "2031", "12.50", "ada.moss@mail.com", "555-01 23"])
+def test_a_value_is_the_same_tokens_wherever_it_stands(value: str):
+    code = f"apis.notes.create(title='{value}', access_token=t)"
+    tokenizer = train_tokenizer([value, code, f"Write '{value}' down.", f"{value}\n"], 500)
+    alone = tokenizer.encode(value).ids
+    for text in (code, f"Write '{value}' down.", f"answer='{value}')", f"user\n{value}"):
+        ids = tokenizer.encode(text).ids
+        assert any(ids[i : i + len(alone)] == alone for i in range(len(ids)))
+
+
+def test_a_dotted_name_with_its_bracket_is_one_token():
+    tokenizer = train_tokenizer(["apis.spotify.like_song(song_id=n, access_token=t)"] * 5, 500)
+    assert tokenizer.encode("apis.spotify.like_song(song_id=").tokens == ["apis.spotify.like_song(", "song_id="]
+
+
+def test_a_task_is_never_both_trained_on_and_measured():
+    demonstrations = [of(demonstration(n)) for n in range(20)] * 3
+    train, measured = split_tasks(demonstrations, 0.2, random.Random(1))
+    assert len(train) == 48
+    assert len(measured) == 12
+    assert not {one.task_id for one in train} & {one.task_id for one in measured}
+
+
+def test_padding_carries_no_loss_and_the_target_is_the_next_token():
+    one, other = of(demonstration(5)), of(demonstration(6, turns=1))
+    prompt = prompt_for(one, other)
+    long, short = as_example(one, prompt, 500), as_example(other, prompt, 500)
+    batch = supervised.pad([long, short], 0.0)
+    assert batch.tokens.shape == (2, len(long.tokens))
+    taken = batch.targets != supervised.IGNORED
+    assert taken.sum(1).tolist() == [int(long.sampled.sum()), int(short.sampled.sum())]
+    assert batch.targets[0][taken[0]].tolist() == long.tokens[long.sampled].tolist()
+    read = supervised.pad([short], 0.25)
+    assert (read.targets[0, :-1] != supervised.IGNORED).all()
+    assert np.isclose(float(read.weights.sum()), short.sampled.sum() + 0.25 * (~short.sampled[1:]).sum())
+
+
+def test_padding_does_not_change_what_is_computed_for_the_rest():
+    one, other = of(demonstration(5)), of(demonstration(6, turns=1))
+    prompt = prompt_for(one, other)
+    long, short = as_example(one, prompt, 500), as_example(other, prompt, 500)
+    torch.manual_seed(1)
+    model = supervised.make_model(
+        ModelShape(hidden=16, layers=2, heads=2, ff=16, context=500), prompt.vocabulary_size, prompt.stop_ids[0]
+    )
+    together, _ = supervised.loss_of(model, supervised.pad([long, short], 0.0))
+    alone = [supervised.loss_of(model, supervised.pad([each], 0.0))[0] for each in (long, short)]
+    weights = [float(long.sampled.sum()), float(short.sampled.sum())]
+    expected = sum(w * loss for w, loss in zip(weights, alone, strict=True)) / sum(weights)
+    assert torch.allclose(together, expected, atol=1e-5)
+
+
+def test_the_rate_rises_stays_and_falls_to_nothing():
+    config = WarmStartConfig(steps=100, learning_rate=1.0, warm_up=10, flat=0.5)
+    assert [round(supervised.rate(step, config), 3) for step in (0, 4, 9, 50, 75, 99)] == [0.1, 0.5, 1.0, 1.0, 0.5, 0.02]
+
+
+def test_bad_demonstrations_are_refused_with_their_line(tmp_path: Path):
+    file = tmp_path / "demonstrations.jsonl"
+    with pytest.raises(UsageError, match=r"demonstrations\.jsonl: No such file"):
+        read_demonstrations(file)
+    with pytest.raises(UsageError, match=r"demonstrations\.jsonl: holds no demonstration"):
+        read_demonstrations(write(file))
+    with pytest.raises(UsageError, match=r"demonstrations\.jsonl, line 2: turns: "):
+        read_demonstrations(write(file, demonstration(1), demonstration(2) | {"turns": []}))
+    with pytest.raises(UsageError, match=r"demonstrations\.jsonl, line 2: turns\.0\.code: "):
+        read_demonstrations(write(file, demonstration(1), demonstration(2) | {"turns": [{"observation": "x"}]}))
+    file.write_text(json.dumps(demonstration(1)) + "\n{not json\n")
+    with pytest.raises(UsageError, match=r"demonstrations\.jsonl, line 2: Invalid JSON"):
+        read_demonstrations(file)
+
+
+def test_a_folder_that_is_no_model_is_not_replaced(tmp_path: Path):
+    config = small(tmp_path)
+    config.out.mkdir()
+    (config.out / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="exists and is no model folder"):
+        make_policy(config, 1)
+    assert (config.out / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_command_takes_its_two_paths_and_prints_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = small(tmp_path)
+    shape = [f"--learner.warm_start.model.{key}={value}" for key, value in config.model.model_dump().items()]
+    options = [f"--demonstrations={config.demonstrations}", "--out", str(config.out), "--json"]
+    options += [f"--run.folder={tmp_path / 'run'}", "--learner.warm_start.steps=2", "--learner.warm_start.threads=1"]
+    assert main([*options, *shape, "--learner.warm_start.vocabulary", "400"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["out"] == str(config.out)
+    assert figures["steps"] == 2
+    events = [json.loads(line)["event"] for line in (tmp_path / "run/logs/warm_start.jsonl").read_text().splitlines()]
+    assert events == ["warm_start_begins", "warm_start_step", "warm_start_done"]
