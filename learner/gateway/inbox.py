@@ -56,10 +56,8 @@ class Inbox:
             return self._judge_unknown(trajectory.trajectory_id)
         if record.state in ARRIVED:
             return Verdict("duplicate", f"it is {record.state}")
-        if record.actor != actor:
-            return Verdict("fenced", f"leased to {record.actor}")
-        if not self._book.may_arrive(record):
-            return Verdict("fenced", f"its lease was dropped: {record.reason}")
+        if record.actor != actor or not self._book.may_arrive(record):
+            return Verdict("fenced", f"leased to {record.actor}, {record.state} {record.reason}".rstrip())
         if trajectory.lease != record.lease or trajectory.trajectory_id != trajectory.lease.lease_id:
             return Verdict("invalid", "its lease is not the one that was granted")
         if trajectory.actor != actor:

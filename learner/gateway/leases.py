@@ -106,7 +106,7 @@ class LeaseBook:
         while len(leases) < count:
             place = self._free_place()
             if place is None:
-                return leases, self._why_none()
+                return leases, self.waits_for()
             leases.append(self._lease(*place, actor, now).lease)
         return leases, ""
 
@@ -162,7 +162,8 @@ class LeaseBook:
         config = self.config
         return config.groups_per_step * min(config.staleness_bound + 1, config.steps - self.steps)
 
-    def _why_none(self) -> str:
+    def waits_for(self) -> str:
+        """What is waited for before more can be leased, in words."""
         if not self.training:
             return "the evaluation's last episodes" if self._groups else "the trainer"
         left = self.config.steps - self.steps
@@ -185,6 +186,11 @@ class LeaseBook:
             elif record is None or (record.state == "dropped" and not self._is_last_hope(record)):
                 unwanted.append(lease_id)
         return unwanted
+
+    def extend_all(self, now: float) -> None:
+        """Every lease starts its time anew: after a restart of the gateway."""
+        for _, record in self._leases.values():
+            record.expires_at = now + self.config.lease_seconds
 
     def release(self, actor: str, held: Collection[str], reason: str) -> list[str]:
         """Drop an actor's leases but those it holds: it left, or came back without them. No failure of theirs."""

@@ -225,6 +225,10 @@ class Ledger:
         """The newest version that any token may carry, also of steps that were undone since; -1 before the first."""
         return int(self.fact("highest_version") or -1)
 
+    def arrived(self) -> int:
+        """Trajectories journalled so far, count."""
+        return int(self._database.execute("SELECT COUNT(*) FROM trajectories").fetchone()[0])
+
     def frames(self, trajectory_ids: Iterable[str]) -> list[bytes]:
         """Journalled frames, in the order asked for."""
         return [

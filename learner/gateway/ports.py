@@ -1,0 +1,98 @@
+"""The gateway's ends: two ports for actors, a unix socket for the trainer, gateway.json that says where they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from common.config import LinkConfig
+from common.errors import UsageError
+from common.keys import KeyList, KeyPair, learner_keys
+from common.sockets import Gatekeeper, server_socket
+from learner.gateway.trainer_port import trainer_socket
+
+
+@dataclass
+class Sockets:
+    """What the gateway listens on."""
+
+    actors: zmq.asyncio.Socket
+    files: zmq.asyncio.Socket
+    trainer: zmq.asyncio.Socket
+    port: int
+    files_port: int
+
+
+@contextlib.asynccontextmanager
+async def listening(folder: Path, link: LinkConfig) -> AsyncIterator[Sockets]:
+    """The bound sockets of a run, behind a gatekeeper that knows the listed keys; gateway.json is written.
+
+    Raises:
+        UsageError: a port in use, keys missing or readable by others.
+    """
+    keys = learner_keys(link.keys)
+    context = zmq.asyncio.Context()
+    gatekeeper = Gatekeeper(context, KeyList(link.keys))
+    gate = asyncio.create_task(gatekeeper.serve())
+    sockets: list[zmq.asyncio.Socket] = []
+    try:
+        before = _ports_before(folder)
+        actors, port = _bind(context, keys, link.host, link.port, before.get("port", 0), queued=32)
+        sockets.append(actors)
+        files, files_port = _bind(context, keys, link.host, link.files_port, before.get("files_port", 0), queued=16)
+        sockets.append(files)
+        trainer = _bind_trainer(context, folder)
+        sockets.append(trainer)
+        where = {"host": link.host, "port": port, "files_port": files_port, "pid": os.getpid()}
+        _write_json(folder / "gateway.json", where)
+        yield Sockets(actors, files, trainer, port, files_port)
+    finally:
+        gate.cancel()
+        await asyncio.gather(gate, return_exceptions=True)
+        gatekeeper.close()
+        for socket in sockets:
+            socket.close(linger=0)
+        context.destroy(linger=0)
+
+
+def _bind(
+    context: zmq.asyncio.Context, keys: KeyPair, host: str, port: int, before: int, *, queued: int
+) -> tuple[zmq.asyncio.Socket, int]:
+    """Where the choice of the port is free, that of before, so that a restarted learner is found again."""
+    if not port and before:
+        with contextlib.suppress(UsageError):
+            return server_socket(context, keys, host, before, queued)
+    return server_socket(context, keys, host, port, queued)
+
+
+def _ports_before(folder: Path) -> dict[str, int]:
+    try:
+        before = json.loads((folder / "gateway.json").read_text(encoding="utf-8"))
+        return {name: int(before[name]) for name in ("port", "files_port")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _bind_trainer(context: zmq.asyncio.Context, folder: Path) -> zmq.asyncio.Socket:
+    path = trainer_socket(folder)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    socket: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.bind(f"ipc://{path}")
+    path.chmod(0o600)
+    return socket
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps(content), encoding="utf-8")
+    draft.rename(file)

@@ -1,0 +1,185 @@
+"""What each message of an actor does and how it is answered. No sockets here: a name, a connection, a message come in.
+
+The answers may leave only after `RunState.commit`: a grant or an `ok` that was told is on the disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from common.log import get_logger
+from common.messages import (
+    Ack,
+    Goodbye,
+    Heartbeat,
+    HeartbeatReply,
+    Hello,
+    LeaseGrant,
+    LeaseRequest,
+    LeaseReturn,
+    Message,
+    Refused,
+    ReloadReport,
+    Trajectory,
+    Unreadable,
+    Welcome,
+    decode,
+    trajectory_id_in,
+)
+from learner.gateway.leases import Verdict
+from learner.gateway.peers import Peer, Peers
+from learner.gateway.run_state import RunState
+
+log = get_logger(__name__)
+
+
+class Reception:
+    """Answers actors.
+
+    Args:
+        run: the run's state.
+        heartbeat_seconds: interval expected of actors.
+        silence: seconds after which an actor counts as gone.
+        is_connected: whether a connection is still there.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        run: RunState,
+        *,
+        heartbeat_seconds: float,
+        silence: float,
+        is_connected: Callable[[bytes], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run = run
+        self._heartbeat_seconds = heartbeat_seconds
+        self._is_connected = is_connected
+        self._clock = clock
+        self._withheld = Reminder(clock)
+        self.peers = Peers(silence)
+        self.episodes_done = run.ledger.arrived()
+        self.unreadable = 0
+
+    def answer(self, name: str, routing: bytes, body: bytes) -> Message:
+        """The answer to one message of `name` (its key's name) on the connection `routing`."""
+        try:
+            message = decode(body)
+        except ValueError as error:
+            return self._unreadable(name, body, str(error))
+        if isinstance(message, Hello):
+            return self._hello(name, routing, message)
+        peer = self.peers.hear(name, routing, self._clock())
+        if peer is None:
+            return Refused(reason="this connection has not said Hello", temporary=True)
+        return self._answer_known(peer, message, body)
+
+    def _answer_known(self, peer: Peer, message: Message, body: bytes) -> Message:  # noqa: PLR0911 - one a kind
+        if peer.silent:
+            peer.silent = False
+            log.info("actor_heard_again", actor=peer.name)
+        match message:
+            case Trajectory():
+                return self._ack(message.trajectory_id, self._receive(peer.name, message, body))
+            case LeaseRequest():
+                return self._grant(peer, message)
+            case LeaseReturn():
+                verdict = self._run.inbox.give_back(peer.name, message.lease_id, message.reason)
+                log.warning("lease_returned", actor=peer.name, lease=message.lease_id, reason=message.reason)
+                return self._ack(message.lease_id, verdict)
+            case Heartbeat():
+                peer.heartbeat = message
+                return self._reply(self._run.book.renew(peer.name, message.lease_ids, self._clock()))
+            case ReloadReport():
+                self._note_reload(peer, message)
+                return self._reply([])
+            case Goodbye():
+                freed = self._run.book.release(peer.name, (), "actor_left")
+                peer.left = True
+                log.info("actor_left", actor=peer.name, reason=message.reason, leases_freed=len(freed))
+                return self._reply([])
+        return Unreadable(reason=f"{type(message).__name__} is nothing that an actor says")
+
+    def _hello(self, name: str, routing: bytes, hello: Hello) -> Message:
+        now = self._clock()
+        anew = self.peers.hello(name, hello, routing, now, self._is_connected)
+        if isinstance(anew, Refused):
+            log.warning("actor_refused", actor=name, reason=anew.reason)
+            return anew
+        book = self._run.book
+        freed = book.release(name, hello.lease_ids, "actor_restarted" if anew else "grant_lost")
+        book.renew(name, hello.lease_ids, now)
+        log.info("actor_welcomed", actor=name, slots=hello.slots, holds=len(hello.lease_ids), leases_freed=len(freed))
+        return Welcome(
+            run_id=self._run.run_id,
+            policy_version=self._run.policy_version,
+            manifest_digest=self._run.manifest_digest,
+            heartbeat_seconds=self._heartbeat_seconds,
+        )
+
+    def _receive(self, actor: str, trajectory: Trajectory, body: bytes) -> Verdict:
+        verdict = self._run.inbox.receive(actor, trajectory, body)
+        if verdict.outcome == "ok":
+            self.episodes_done += 1
+            log.debug("trajectory_received", actor=actor, trajectory=trajectory.trajectory_id, reward=trajectory.reward)
+        else:
+            shown = {"outcome": verdict.outcome, "reason": verdict.reason}
+            log.warning("trajectory_not_taken", actor=actor, trajectory=trajectory.trajectory_id, **shown)
+        return verdict
+
+    def _grant(self, peer: Peer, request: LeaseRequest) -> LeaseGrant:
+        if self._run.finished:
+            return LeaseGrant(leases=(), waiting_for="nothing: the run is over")
+        leases, waiting_for = self._run.book.grant(peer.name, request.count, self._clock())
+        if waiting_for and self._withheld.is_due(waiting_for):
+            asked = {"asked": request.count, "granted": len(leases)}
+            log.info("leases_withheld", actor=peer.name, waiting_for=waiting_for, **asked)
+        return LeaseGrant(leases=tuple(leases), waiting_for=waiting_for)
+
+    def _note_reload(self, peer: Peer, report: ReloadReport) -> None:
+        figures = report.model_dump(exclude={"kind"})
+        self._run.metrics.write("reload", actor=peer.name, **figures)
+        (log.info if report.accepted else log.error)("version_reloaded", actor=peer.name, **figures)
+
+    def _unreadable(self, name: str, body: bytes, reason: str) -> Message:
+        self.unreadable += 1
+        log.warning("frame_unreadable", actor=name, bytes=len(body), reason=reason)
+        trajectory_id = trajectory_id_in(body)
+        if trajectory_id is None:
+            return Unreadable(reason=reason)
+        return self._ack(trajectory_id, self._run.inbox.reject_unreadable(name, trajectory_id, reason))
+
+    def _ack(self, trajectory_id: str, verdict: Verdict) -> Ack:
+        return Ack(
+            trajectory_id=trajectory_id,
+            outcome=verdict.outcome,
+            reason=verdict.reason,
+            policy_version=self._run.policy_version,
+            manifest_digest=self._run.manifest_digest,
+        )
+
+    def _reply(self, cancelled: list[str]) -> HeartbeatReply:
+        return HeartbeatReply(
+            policy_version=self._run.policy_version,
+            manifest_digest=self._run.manifest_digest,
+            cancelled=tuple(cancelled),
+            finished=self._run.finished,
+        )
+
+
+class Reminder:
+    """Whether to say something again: when it is new, or was said ten seconds ago."""
+
+    def __init__(self, clock: Callable[[], float], seconds: float = 10.0) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._last = ("", -seconds)
+
+    def is_due(self, words: str) -> bool:
+        now = self._clock()
+        if words == self._last[0] and now - self._last[1] < self._seconds:
+            return False
+        self._last = (words, now)
+        return True

@@ -1,0 +1,101 @@
+"""Everything the gateway knows of its run, opened from the run folder; and the one way in which it becomes durable."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.messages import Announcement
+from common.metrics import MetricsFile
+from learner.gateway.course import Course
+from learner.gateway.draw import EvaluationConfig, RolloutConfig, TaskDraw
+from learner.gateway.inbox import Inbox
+from learner.gateway.leases import LeaseBook
+from learner.gateway.ledger import Ledger, Version
+
+
+class RunState:
+    """Ledger, lease book, inbox, course and current version of one run.
+
+    Args:
+        folder: the run folder.
+        seed: of the task draw.
+        train_tasks: task ids to train on.
+        evaluation_tasks: held-out task ids; empty for no evaluation.
+        now: seconds on the clock that the caller will use for leases.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rollout: RolloutConfig,
+        evaluation: EvaluationConfig,
+        *,
+        seed: int,
+        train_tasks: Sequence[str],
+        evaluation_tasks: Sequence[str],
+        now: float,
+    ) -> None:
+        self.folder = folder
+        self.metrics = MetricsFile(folder / "metrics.jsonl")
+        self.ledger = Ledger(folder / "ledger.sqlite")
+        groups = self.ledger.live_groups()
+        self.book = LeaseBook(rollout, TaskDraw(train_tasks, seed), groups, self.ledger.drawn())
+        self.book.extend_all(now)  # nobody could renew while the gateway was away
+        self.inbox = Inbox(self.book, self.ledger)
+        self.course = Course(evaluation, evaluation_tasks, self.book, self.ledger, self.metrics.write)
+        self.current: Version | None = None
+        self.news: list[Announcement] = []  # to send after the next commit
+        self.take_up_version()
+        if self.ledger.fact("run_id") is None:
+            self.ledger.set_fact("run_id", _new_run_id(folder))
+            self.ledger.set_fact("seed", str(seed))
+        self.course.begin()
+        self.commit()
+
+    @property
+    def run_id(self) -> str:
+        return self.ledger.fact("run_id") or ""
+
+    @property
+    def policy_version(self) -> int:
+        """-1 before the first."""
+        return self.current.version if self.current else -1
+
+    @property
+    def manifest_digest(self) -> str:
+        return self.current.digest if self.current else ""
+
+    @property
+    def finished(self) -> bool:
+        return self.course.phase == "done"
+
+    def take_up_version(self) -> None:
+        """The current version and the steps made, as the ledger has them."""
+        self.current = self.ledger.current_version()
+        self.book.policy_version = self.policy_version
+        self.book.steps = self.current.step if self.current else 0
+
+    def publish(self, version: Version) -> None:
+        """A version becomes current; actors are told after the commit."""
+        self.ledger.set_fact("highest_version", str(max(version.version, self.ledger.highest_version_ever())))
+        self.take_up_version()
+        self.news.append(Announcement(policy_version=version.version, manifest_digest=version.digest))
+
+    def commit(self) -> None:
+        """Returns when all changes, and what follows from them, are on the disk."""
+        self.ledger.save(*self.book.take_changes())
+        self.course.advance()
+        self.ledger.save(*self.book.take_changes())
+        self.ledger.commit()
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.metrics.close()
+
+
+def _new_run_id(folder: Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.:@-]+", "-", folder.resolve().name) or "run"
+    return f"{name[:100]}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"

@@ -1,0 +1,339 @@
+"""The gateway process: the learner's only one on the network. This file wires its parts; `python -m` starts it.
+
+Who waits for what, and who unblocks it:
+
+    actor ── LeaseRequest ──► book: a free place in an open group, or a new draw within the staleness bound
+              waits for:  the first version (trainer publishes) · the step under way (trainer publishes) · the end
+    actor ── Trajectory ───► inbox ─► ledger ─► commit ─► Ack          waits for: the disk, nothing else
+    trainer ─ NextGroups ──► book: enough ready groups                 waits for: trajectories (actors), parked <= 1 s
+    trainer ─ Published ───► ledger ─► commit ─► Noted, Announcement to every actor
+    actor ── FileRequest ──► blobs                                     waits for: nothing
+    tick: leases nobody renewed lapse (their members are issued again) · silent actors are named · figures are written
+
+One thread. What arrived together is handled together and committed once; only then are the answers sent. A stalled
+trainer stalls nobody here, and a crash of either side loses nothing that was acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from common.config import LinkConfig, RunConfig, Section, parse_command_line
+from common.errors import RunError, UsageError
+from common.log import configure, get_logger
+from common.messages import FileRequest, Message, Unreadable, decode, decode_as, encode
+from common.sockets import connection_events, name_and_frames
+from learner.config import LearnerConfig
+from learner.gateway.blobs import Blobs
+from learner.gateway.draw import read_tasks
+from learner.gateway.ports import Sockets, listening
+from learner.gateway.reception import Reception, Reminder
+from learner.gateway.run_state import RunState
+from learner.gateway.trainer_desk import TrainerDesk
+from learner.gateway.trainer_port import Impossible, NotYet, TrainerMessage
+
+log = get_logger(__name__)
+
+BATCH_BYTES = 64 << 20  # read together before a commit
+BATCH_MESSAGES = 256
+TICK_SECONDS = 0.5
+FIGURES_EVERY = 2.0  # seconds
+PARKED_SECONDS = 1.0  # that the trainer's question for groups waits here
+FAREWELL_SECONDS = 15.0  # that actors have to leave after the end
+
+
+class Gateway:
+    """A running gateway."""
+
+    def __init__(self, run: RunState, link: LinkConfig, sockets: Sockets, *, stop_with_parent: bool = False) -> None:
+        self._run = run
+        self._sockets = sockets
+        self._blobs = Blobs(run.folder / "checkpoints")
+        self._desk = TrainerDesk(run)
+        self._changed = asyncio.Event()
+        self._trainer_waits = ""
+        self._trainer_reminder = Reminder(time.monotonic)
+        self._stop = asyncio.Event()
+        self._stop_with_parent = stop_with_parent
+        self.reception = Reception(
+            run,
+            heartbeat_seconds=link.heartbeat_seconds,
+            silence=link.heartbeat_seconds * link.silence_intervals,
+            is_connected=self._is_connected,
+        )
+
+    def stop(self) -> None:
+        """End `serve` as soon as what is in hand is done."""
+        self._stop.set()
+
+    async def serve(self) -> None:
+        """Until the run is over or `stop`."""
+        loops: list[Coroutine[Any, Any, None]] = [
+            self._serve_actors(),
+            self._serve_files(),
+            self._serve_trainer(),
+            self._tick(),
+            self._watch_handshakes(),
+        ]
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*tasks, stopped):
+            task.cancel()
+        results = await asyncio.gather(*tasks, stopped, return_exceptions=True)
+        self._run.commit()
+        self._blobs.close()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    # --- actors
+
+    async def _serve_actors(self) -> None:
+        while True:
+            answers = []
+            for frames in await self._arrived_together():
+                name, parts = name_and_frames(frames)
+                if len(parts) == 3:
+                    routing, number, body = parts
+                    answers.append((routing, number, self.reception.answer(name, routing, body)))
+                else:
+                    answers.append((parts[0], b"", Unreadable(reason=f"{len(parts) - 1} frames, expected 2")))
+            self._commit()
+            for routing, number, answer in answers:
+                self._send(routing, number, answer)
+
+    async def _arrived_together(self) -> list[list[zmq.Frame]]:
+        """At least one message, and whatever else waits already, within limits."""
+        socket = self._sockets.actors
+        batch: list[list[zmq.Frame]] = [await socket.recv_multipart(copy=False)]
+        size = sum(len(frame) for frame in batch[0])
+        while size < BATCH_BYTES and len(batch) < BATCH_MESSAGES:
+            try:
+                frames: list[zmq.Frame] = await socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            batch.append(frames)
+            size += sum(len(frame) for frame in frames)
+        return batch
+
+    def _commit(self) -> None:
+        self._run.commit()
+        self._changed.set()
+        for announcement in self._run.news:
+            self._blobs.forget(announcement.policy_version)
+            for peer in self.reception.peers.present:
+                self._send(peer.routing, b"", announcement)
+        self._run.news.clear()
+
+    def _send(self, routing: bytes, number: bytes, message: Message) -> bool:
+        """Without waiting: an actor that is gone or does not read asks again later. Whether it could be sent."""
+        sent = self._sockets.actors.send_multipart([routing, number, encode(message)], flags=zmq.NOBLOCK)
+        assert isinstance(sent, asyncio.Future)
+        error = sent.exception()
+        if error is not None and not isinstance(error, zmq.ZMQError):
+            raise error
+        return error is None
+
+    def _is_connected(self, routing: bytes) -> bool:
+        return self._send(routing, b"", Unreadable(reason="nothing: the gateway looks whether you are there"))
+
+    async def _watch_handshakes(self) -> None:
+        """Handshakes that fail before a key is shown (no CURVE, another learner's key) are named here."""
+        reminder = Reminder(time.monotonic)
+        async with contextlib.aclosing(connection_events(self._sockets.actors)) as events:
+            async for event in events:
+                if event.what == "failed" and reminder.is_due(event.endpoint):
+                    reason = "the other side speaks no CURVE, or holds another learner.public"
+                    log.warning("handshake_failed", endpoint=event.endpoint, reason=reason)
+
+    # --- files
+
+    async def _serve_files(self) -> None:
+        socket = self._sockets.files
+        while True:
+            name, parts = name_and_frames(await socket.recv_multipart(copy=False))
+            if len(parts) != 3:
+                continue
+            routing, number, body = parts
+            answer: Message
+            try:
+                request = decode(body)
+                answer = self._file_answer(name, request)
+            except ValueError as error:
+                answer = Unreadable(reason=str(error))
+            with contextlib.suppress(zmq.ZMQError):  # gone, or does not read: it asks again
+                await socket.send_multipart([routing, number, encode(answer)], flags=zmq.NOBLOCK)
+
+    def _file_answer(self, name: str, request: Message) -> Message:
+        if not isinstance(request, FileRequest):
+            return Unreadable(reason=f"{type(request).__name__} does not belong on the files port")
+        chunk = self._blobs.chunk(request)
+        if chunk.error:
+            log.warning("chunk_missing", actor=name, version=request.policy_version, file=request.name, why=chunk.error)
+        return chunk
+
+    # --- trainer
+
+    async def _serve_trainer(self) -> None:
+        socket = self._sockets.trainer
+        while True:
+            frames = await socket.recv_multipart()
+            if len(frames) != 3:
+                continue
+            routing, number, body = frames
+            try:
+                answer, blobs = await self._trainer_answer(decode_as(TrainerMessage, body))
+            except ValueError as error:
+                answer, blobs = Impossible(reason=str(error)), []
+            await socket.send_multipart([routing, number, encode(answer), *blobs])
+
+    async def _trainer_answer(self, message: Message) -> tuple[Message, list[bytes]]:
+        """The answer, durable. A question for groups that are not there yet is asked again as things change."""
+        deadline = asyncio.get_running_loop().time() + PARKED_SECONDS
+        while True:
+            self._changed.clear()
+            answer, blobs = self._desk.answer(message)
+            self._commit_for_trainer()
+            if not isinstance(answer, NotYet):
+                self._trainer_waits = ""
+                return answer, blobs
+            self._trainer_waits = answer.reason
+            if self._trainer_reminder.is_due(answer.reason):
+                log.info("trainer_waits", waiting_for=answer.reason)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._changed.wait()
+            except TimeoutError:
+                return answer, []
+
+    def _commit_for_trainer(self) -> None:
+        self._commit()
+        self._changed.clear()
+
+    # --- time
+
+    async def _tick(self) -> None:
+        figures_at = over_since = 0.0
+        parent = os.getppid()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            for record in self._run.book.expire(now):
+                log.warning("lease_lapsed", lease=record.lease_id, actor=record.actor, state=record.state)
+            for peer in self.reception.peers.newly_silent(now):
+                log.warning("actor_silent", actor=peer.name, seconds=round(now - peer.heard_at, 1))
+            self._commit()
+            if now - figures_at >= FIGURES_EVERY:
+                figures_at = now
+                self._write_figures(now)
+            if self._stop_with_parent and os.getppid() != parent:
+                log.error("parent_gone", parent=parent)
+                self.stop()
+            if self._run.finished:
+                over_since = over_since or now
+                if now - over_since > FAREWELL_SECONDS or not self.reception.peers.live(now):
+                    log.info("gateway_done", actors_left=not self.reception.peers.live(now))
+                    self.stop()
+
+    def _write_figures(self, now: float) -> None:
+        book, live = self._run.book, self.reception.peers.live(now)
+        rates = [peer.heartbeat.tokens_per_second for peer in live if peer.heartbeat]
+        self._run.metrics.write(
+            "rollouts",
+            episodes_done=self.reception.episodes_done,
+            leased=book.leased(),
+            ready_groups=len(book.in_state("ready")),
+            actors=len(live),
+            tokens_per_second=round(sum(rates), 1),
+            waiting_for="an actor" if not live else self._trainer_waits or book.waits_for(),
+        )
+
+
+@contextlib.asynccontextmanager
+async def opened(run: RunState, link: LinkConfig, *, stop_with_parent: bool = False) -> AsyncIterator[Gateway]:
+    """A gateway whose ports are bound and written to gateway.json.
+
+    Raises:
+        UsageError: a port in use, keys missing or readable by others.
+    """
+    async with listening(run.folder, link) as sockets:
+        where = {"port": sockets.port, "files_port": sockets.files_port}
+        log.info("gateway_listens", run=run.run_id, phase=run.course.phase, host=link.host, **where)
+        yield Gateway(run, link, sockets, stop_with_parent=stop_with_parent)
+
+
+@contextlib.contextmanager
+def _only_gateway(folder: Path) -> Any:
+    with (folder / "gateway.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{folder}: another gateway is at work on this run; stop it first") from None
+        yield
+
+
+async def _run(run: RunState, link: LinkConfig, *, stop_with_parent: bool) -> None:
+    async with opened(run, link, stop_with_parent=stop_with_parent) as gateway:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, gateway.stop)
+        await gateway.serve()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve one run until it is over or a signal comes. 0 either way."""
+    sections: dict[str, type[Section]] = {"run": RunConfig, "link": LinkConfig, "learner": LearnerConfig}
+    loaded, flags = parse_command_line(
+        sections,
+        argv,
+        usage="usage: python -m learner.gateway.service [--config FILE]",
+        flags={"stop-with-parent": "stop when the process that started this one is gone"},
+    )
+    where, link = loaded.section("run", RunConfig), loaded.section("link", LinkConfig)
+    learner = loaded.section("learner", LearnerConfig)
+    where.folder.mkdir(parents=True, exist_ok=True)
+    configure("gateway", file=where.folder / "logs" / "gateway.jsonl", level=where.log_level)
+    evaluation = learner.evaluation
+    with _only_gateway(where.folder):
+        try:
+            run = RunState(
+                where.folder,
+                learner.rollout,
+                evaluation,
+                seed=where.seed,
+                train_tasks=read_tasks(learner.rollout.train_tasks, "learner.rollout.train_tasks"),
+                evaluation_tasks=read_tasks(evaluation.tasks, "learner.evaluation.tasks") if evaluation.tasks else (),
+                now=time.monotonic(),
+            )
+            try:
+                asyncio.run(_run(run, link, stop_with_parent=flags["stop-with-parent"]))
+            finally:
+                run.close()
+        except sqlite3.Error as error:
+            raise RunError(f"{where.folder}/ledger.sqlite: {error}; nothing unsaved was acknowledged") from error
+    return 0
+
+
+def _exit_code(argv: Sequence[str]) -> int:
+    try:
+        return main(argv)
+    except (UsageError, RunError) as error:
+        sys.stderr.write(f"gateway: {error}\n")
+        return 2 if isinstance(error, UsageError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(_exit_code(sys.argv[1:]))
