@@ -81,8 +81,8 @@ class ActorConfig(Section):
 
     name: str = Field(
         default="actor-0",
-        pattern=r"^[A-Za-z0-9_.-]{1,100}$",
-        description="its name, unique in the run",
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="its name, unique in the run; its key's name",
         examples=["actor-0"],
     )
     folder: Path | None = Field(
@@ -105,12 +105,6 @@ class ActorConfig(Section):
         ge=1,
         description="trajectories waiting for the learner, MiB; at that no more leases are asked for",
         examples=[1024],
-    )
-    resend_seconds: float = Field(
-        default=2.0,
-        gt=0,
-        description="first wait for an ack before a trajectory is sent again, seconds",
-        examples=[2.0],
     )
     engine: EngineConfig = Field(
         default_factory=EngineConfig, description="vLLM's engine", examples=[{"dtype": "float32"}]

@@ -101,13 +101,13 @@ class Leases:
             log.info("lease_return_not_taken", lease=lease.lease_id, outcome=answer.outcome, reason=answer.reason)
         self.done(lease)
 
-    async def give_back_waiting(self, reason: str) -> None:
-        """Return what nobody has begun."""
-        waiting, self._waiting = list(self._waiting), deque()
-        for lease in waiting:
-            self._running[lease.lease_id] = lease
+    async def give_back_all(self, reason: str) -> None:
+        """Return all that is held; for when nothing is being rolled out any more."""
+        held = [*self._waiting, *self._running.values()]
+        self._running |= {lease.lease_id: lease for lease in self._waiting}
+        self._waiting.clear()
         async with asyncio.TaskGroup() as group:
-            for lease in waiting:
+            for lease in held:
                 group.create_task(self.give_back(lease, reason))
 
     def _take(self, grant: LeaseGrant) -> None:

@@ -99,7 +99,11 @@ class Policy:
         """
         prepare_environment(config.cpu_threads)
         began = perf_counter()
-        engine = await in_thread(partial(_start_engine, folder, config, slots, seed))
+        try:
+            async with asyncio.timeout(config.start_seconds):
+                engine = await in_thread(partial(_start_engine, folder, config, slots, seed))
+        except TimeoutError:
+            raise RunError(f"vLLM's engine did not start within {config.start_seconds:g} s") from None
         policy = cls(engine, config, mode, stop_ids)
         await policy._label_full(version)
         log.info("engine_started", seconds=round(perf_counter() - began, 2), policy_version=version, slots=slots)

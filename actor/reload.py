@@ -192,7 +192,6 @@ class Reloader:
         if version == self._versions.target:
             self._digest = self._versions.digest
         await self._accept(version)
-        self._versions.keep_only(self._policy.loaded())
         log.info("policy_version_in_use", policy_version=version, probe_difference=difference)
 
     async def run(self) -> None:
@@ -204,6 +203,11 @@ class Reloader:
         """
         while True:
             await self.reload(await self._versions.other_than(self._digest))
+
+    async def catch_up(self) -> None:
+        """Reload until the policy is the learner's current one. Raises as `run`."""
+        while self._digest != self._versions.digest:
+            await self.reload(self._versions.target)
 
     async def reload(self, version: int) -> None:
         """One attempt at a version; what fails is reported and may be tried again."""

@@ -1,0 +1,49 @@
+"""`loop actor`: the command line of an actor. vLLM is imported long after the arguments are read."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+
+import common.log
+from actor.config import ActorConfig, WorldConfig
+from common.config import LinkConfig, Loaded, RunConfig, Section, dump, parse_command_line
+from common.errors import UsageError
+
+USAGE = "usage: loop actor --config FILE [--dry-run] [--section.key value ...]"
+SECTIONS: dict[str, type[Section]] = {"run": RunConfig, "link": LinkConfig, "world": WorldConfig, "actor": ActorConfig}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run an actor until its run is finished; exit code 0 then, and after a polite leave."""
+    loaded, flags = parse_command_line(
+        SECTIONS,
+        argv,
+        usage=USAGE,
+        flags={"dry-run": "check configuration, keys and data root, show the configuration, start nothing"},
+    )
+    run, link = loaded.section("run", RunConfig), loaded.section("link", LinkConfig)
+    world, actor = loaded.section("world", WorldConfig), loaded.section("actor", ActorConfig)
+    if link.port == 0 or link.files_port == 0:
+        raise UsageError("link.port, link.files_port: an actor needs the learner's ports; its gateway.json has them")
+    if flags["dry-run"]:
+        return _dry_run(loaded, link, world, actor)
+    common.log.configure(
+        "actor", file=run.folder / "logs" / f"{actor.name}.jsonl", level=run.log_level, actor=actor.name
+    )
+    from actor.worker import run_actor  # noqa: PLC0415 - `--help` does without
+
+    asyncio.run(run_actor(run, link, world, actor))
+    return 0
+
+
+def _dry_run(loaded: Loaded, link: LinkConfig, world: WorldConfig, actor: ActorConfig) -> int:
+    from actor.world.build import check_world  # noqa: PLC0415 - as above
+    from common.keys import actor_keys  # noqa: PLC0415
+
+    actor_keys(link.keys, actor.name)
+    if world.root is not None:
+        check_world(world.root)
+    sys.stdout.write(dump(loaded))
+    return 0
