@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.figures import Figures
+from common.figures import Figures, mean_lag
 
 
 def draw(figures: Figures, target: Path) -> None:
@@ -19,7 +19,7 @@ def draw(figures: Figures, target: Path) -> None:
         2, 1, figsize=(8, 6), sharex=True, height_ratios=(2, 1), layout="constrained"
     )
     reward.plot(steps, [event["mean_reward"] for event in figures.steps], label="mean reward (training rollouts)")
-    reward.plot(steps, [event["success"] for event in figures.steps], label="success (training rollouts)")
+    reward.plot(steps, [event["success_share"] for event in figures.steps], label="success (training rollouts)")
     last = max(steps, default=0)
     for label, event in sorted(figures.evaluations.items()):
         when, _, temperature = label.partition(".")
@@ -34,8 +34,8 @@ def draw(figures: Figures, target: Path) -> None:
     reward.set_ylim(0, 1)
     reward.set_ylabel("share")
     reward.legend(fontsize="small")
-    ratio.plot(steps, [event.get("mean_lag", 0.0) for event in figures.steps], label="mean lag [versions]")
-    ratio.plot(steps, [event.get("clip_fraction", 0.0) for event in figures.steps], label="clip fraction")
+    ratio.plot(steps, [mean_lag(event) for event in figures.steps], label="mean lag [versions]")
+    ratio.plot(steps, [event["ratios"].get("clip_share", 0.0) for event in figures.steps], label="share of tokens clipped")
     ratio.set_xlabel("policy version")
     ratio.legend(fontsize="small")
     picture.savefig(target, dpi=120)

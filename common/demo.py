@@ -292,7 +292,7 @@ def _show(display: Display, figures: Figures, events: Sequence[Event], loaded: L
     if phase == "train":
         display.phase("training")
         newest = figures.steps[-1] if figures.steps else None
-        words = f"reward {newest['mean_reward']:.2f}  success {newest['success']:.2f}" if newest else ""
+        words = f"reward {newest['mean_reward']:.2f}  success {newest['success_share']:.2f}" if newest else ""
         display.update(
             len(figures.steps), loaded["learner"].rollout.steps, f"{words}  episodes {state.get('episodes_done', 0)}"
         )

@@ -64,3 +64,9 @@ def collect(events: Iterable[Event]) -> Figures:
         versions=max((int(step["policy_version"]) for step in ordered), default=0),
         rollouts=rollouts,
     )
+
+
+def mean_lag(step: Event) -> float:
+    """Mean policy-version lag of a step's trained tokens; 0 when it trained on none."""
+    lags: dict[str, int] = step.get("lags", {})
+    return sum(int(lag) * tokens for lag, tokens in lags.items()) / max(1, sum(lags.values()))
