@@ -361,7 +361,6 @@ AnyMessage = Annotated[
     Field(discriminator="kind"),
 ]
 _ANY: TypeAdapter[Any] = TypeAdapter(AnyMessage)
-_ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 def encode(message: Message) -> bytes:
@@ -392,12 +391,3 @@ def decode_as(kinds: TypeAdapter[Any], frame: bytes) -> Any:
         raise ValueError(f"{where}: {first['msg']}") from None
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ValueError(f"not a msgpack message: {error}") from None
-
-
-def trajectory_id_in(frame: bytes) -> str | None:
-    """The id in a frame that claims to be a trajectory and may fail to be one; so its sender can be answered by id."""
-    try:
-        plain = msgpack.unpackb(frame, raw=False, strict_map_key=True, use_list=False)
-        return _ID.validate_python(plain["trajectory_id"]) if plain["kind"] == "trajectory" else None
-    except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException, RecursionError):
-        return None

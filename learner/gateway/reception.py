@@ -8,6 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgpack
+from pydantic import TypeAdapter
+
 from common.log import get_logger
 from common.messages import (
     Ack,
@@ -15,6 +18,7 @@ from common.messages import (
     Heartbeat,
     HeartbeatReply,
     Hello,
+    Identifier,
     LeaseGrant,
     LeaseRequest,
     LeaseReturn,
@@ -25,13 +29,13 @@ from common.messages import (
     Unreadable,
     Welcome,
     decode,
-    trajectory_id_in,
 )
 from learner.gateway.leases import Verdict
 from learner.gateway.peers import Peer, Peers
 from learner.gateway.run_state import RunState
 
 log = get_logger(__name__)
+_ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 class Reception:
@@ -146,7 +150,7 @@ class Reception:
     def _unreadable(self, name: str, body: bytes, reason: str) -> Message:
         self.unreadable += 1
         log.warning("frame_unreadable", actor=name, bytes=len(body), reason=reason)
-        trajectory_id = trajectory_id_in(body)
+        trajectory_id = _trajectory_id_in(body)
         if trajectory_id is None:
             return Unreadable(reason=reason)
         return self._ack(trajectory_id, self._run.inbox.reject_unreadable(name, trajectory_id, reason))
@@ -183,3 +187,12 @@ class Reminder:
             return False
         self._last = (words, now)
         return True
+
+
+def _trajectory_id_in(frame: bytes) -> str | None:
+    """The id in a frame that claims to be a trajectory and may fail to be one; so its sender can be answered by id."""
+    try:
+        plain = msgpack.unpackb(frame, raw=False, strict_map_key=True, use_list=False)
+        return _ID.validate_python(plain["trajectory_id"]) if plain["kind"] == "trajectory" else None
+    except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException, RecursionError):
+        return None

@@ -1,0 +1,109 @@
+"""Builders for the gateway's tests: leases, trajectories, a run, a scripted actor; what matters is an argument."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.config import LinkConfig
+from common.keys import actor_keys, new_keys
+from common.link import ActorLink
+from common.messages import PROTOCOL_VERSION, Ack, Hello, Lease, LeaseGrant, LeaseRequest, Trajectory
+from learner.gateway.draw import EvaluationConfig, RolloutConfig, TaskDraw
+from learner.gateway.leases import LeaseBook
+from learner.gateway.run_state import RunState
+
+TASKS = ("a_1", "a_2", "b_1", "b_2")
+
+
+def make_config(**changes: object) -> RolloutConfig:
+    values = {"steps": 3, "groups_per_step": 2, "group_size": 2, "lease_seconds": 60.0, **changes}
+    return RolloutConfig.model_validate(values)
+
+
+def make_book(*, version: int = 0, tasks: Sequence[str] = TASKS, **changes: object) -> LeaseBook:
+    book = LeaseBook(make_config(**changes), TaskDraw(tasks, seed=1))
+    book.policy_version, book.training = version, True
+    return book
+
+
+def make_run(
+    folder: Path, *, now: float = 0.0, evaluation: Sequence[str] = (), seed: int = 1, **changes: object
+) -> RunState:
+    return RunState(
+        folder,
+        make_config(**changes),
+        EvaluationConfig(temperatures=(0.0,)),
+        seed=seed,
+        train_tasks=TASKS,
+        evaluation_tasks=evaluation,
+        now=now,
+    )
+
+
+def make_trajectory(
+    lease: Lease,
+    *,
+    actor: str = "actor-0",
+    version: int | None = None,
+    reward: float = 0.5,
+    prompt: int = 3,
+    sampled: int = 2,
+) -> Trajectory:
+    """One turn of `sampled` tokens after a prompt, all of one version (the lease's minimum unless given)."""
+    count = prompt + sampled
+    mask = np.array([0] * prompt + [1] * sampled, "u1")
+    of = lease.minimum_version if version is None else version
+    return Trajectory(
+        trajectory_id=lease.lease_id,
+        lease=lease,
+        actor=actor,
+        token_bytes=np.arange(count, dtype="<i4").tobytes(),
+        sampled_bytes=mask.tobytes(),
+        log_prob_bytes=np.where(mask == 1, -0.5, 0.0).astype("<f4").tobytes(),
+        version_bytes=np.where(mask == 1, of, -1).astype("<i4").tobytes(),
+        turn_bytes=np.array([prompt, count], "<i4").tobytes(),
+        reward=reward,
+        success=reward == 1.0,
+        started_at=1.7e9,
+        seconds=1.0,
+        engine_seconds=0.5,
+        world_seconds=0.25,
+    )
+
+
+def make_hello(actor: str = "actor-0", *, instance: str = "i0", held: Sequence[str] = (), protocol: int = 1) -> Hello:
+    assert PROTOCOL_VERSION == 1
+    return Hello(protocol=protocol, actor=actor, instance=instance, slots=4, lease_ids=tuple(held))
+
+
+def make_keys(folder: Path, *actors: str) -> Path:
+    for name in ("learner", *actors):
+        new_keys(folder, name)
+    return folder
+
+
+@contextlib.asynccontextmanager
+async def actor_link(
+    link: LinkConfig, name: str = "actor-0", *, instance: str = "i0", keys: Path | None = None
+) -> AsyncIterator[ActorLink]:
+    """A link that says it holds nothing."""
+    made = ActorLink(link, actor_keys(keys or link.keys, name), lambda: make_hello(name, instance=instance))
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def roll_out(link: ActorLink, *, count: int, reward: float = 0.5, actor: str = "actor-0") -> list[Ack]:
+    """Ask for leases once and fulfil them all at once."""
+    grant = await link.request(LeaseRequest(count=count))
+    assert isinstance(grant, LeaseGrant)
+    answers = await asyncio.gather(
+        *(link.request(make_trajectory(lease, reward=reward, actor=actor)) for lease in grant.leases)
+    )
+    return [answer for answer in answers if isinstance(answer, Ack)]
