@@ -6,9 +6,9 @@ Apart from the code that they configure, because the gateway and `--help` resolv
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from common.config import Section
 
@@ -149,22 +149,3 @@ class CheckpointsConfig(Section):
     keep_states: int = Field(
         default=2, ge=1, description="newest states of the trainer kept (weights and optimizer), count", examples=[2]
     )
-
-
-class TrainerConfig(Section):
-    """What the trainer reads of `learner`; `LearnerConfig` adds the gateway's and the warm start's sections."""
-
-    model: ModelConfig = Field(default=ModelConfig(), description="the policy")
-    batch: BatchConfig = Field(default=BatchConfig(), description="how a step is cut")
-    objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="what is maximised")
-    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW and its schedule")
-    checkpoints: CheckpointsConfig = Field(default=CheckpointsConfig(), description="what stays on the disk")
-
-    @model_validator(mode="after")
-    def minibatches_have_a_meaning(self) -> Self:
-        """KL can stop a step early only between optimizer steps."""
-        if self.objective.kl_stop is not None and self.batch.epochs == 1 and self.batch.minibatch is None:
-            raise ValueError(
-                "objective.kl_stop acts between optimizer steps, but a step has one: set batch.epochs or minibatch"
-            )
-        return self

@@ -1,0 +1,143 @@
+"""Stage 7: scored trajectories -> optimizer steps' batches, each of packed micro-batches.
+
+Trajectories lie end to end in one row without padding, and attention runs per trajectory (attention.py): measured on
+one core with 72 trajectories of 100 to 600 tokens this costs what the best sorted padding costs, whatever the budget,
+while one dense block-diagonal mask costs 2 to 6 times as much; and it wastes nothing when lengths are skewed.
+A trajectory enters up to its last sampled token, which is a target only: what comes after carries no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from learner.trainer.advantage import Scored
+from learner.trainer.config import BatchConfig
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MicroBatch:
+    """One forward and backward pass. P tokens of whole trajectories end to end, S of their targets sampled."""
+
+    tokens: torch.Tensor  # int64 [P]
+    positions: torch.Tensor  # int64 [P], from 0 in each trajectory
+    lengths: tuple[int, ...]  # tokens of each trajectory; their sum is P
+    predicting: torch.Tensor  # int64 [S], index in [P] of the token whose hidden state predicts the target
+    targets: torch.Tensor  # int64 [S], sampled token ids
+    behaviour: torch.Tensor  # float32 [S], log-probs at sampling time, nats
+    advantages: torch.Tensor  # float32 [S]
+    turns: torch.Tensor  # int64 [S], turn's index, unique in the micro-batch, ascending from 0
+    trajectories: torch.Tensor  # int64 [S], trajectory's index in the micro-batch, ascending from 0
+    versions: torch.Tensor  # int64 [S], policy version that sampled the target
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on a device."""
+        moved = {name: getattr(self, name).to(device) for name in _COLUMNS}
+        return MicroBatch(**moved, lengths=self.lengths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Counts over a whole batch, by which every micro-batch's loss is divided: so its split does not matter."""
+
+    trajectories: int
+    turns: int
+    tokens: int  # sampled
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """What one optimizer step sees."""
+
+    micro_batches: tuple[MicroBatch, ...]
+    totals: Totals
+
+    @property
+    def forward_tokens(self) -> int:
+        """Tokens that pass through the model."""
+        return sum(len(micro.tokens) for micro in self.micro_batches)
+
+
+def batches(scored: Sequence[Scored], config: BatchConfig, seed: Sequence[int]) -> Iterator[Batch]:
+    """A step's batches: `epochs` passes, each in a new order drawn from `seed`, cut into minibatches."""
+    size = config.minibatch or len(scored)
+    rng = np.random.default_rng(list(seed))
+    for _ in range(config.epochs):
+        order = rng.permutation(len(scored)) if size < len(scored) else np.arange(len(scored))
+        for begin in range(0, len(scored), size):
+            yield make_batch([scored[i] for i in order[begin : begin + size]], config.micro_batch_tokens)
+
+
+def make_batch(scored: Sequence[Scored], budget: int) -> Batch:
+    """One optimizer step's batch, its micro-batches of at most `budget` tokens (or one longer trajectory)."""
+    lengths = [used_tokens(one) for one in scored]
+    micro_batches = tuple(make_micro_batch([scored[i] for i in bin_]) for bin_ in pack(lengths, budget))
+    totals = Totals(
+        trajectories=len(scored),
+        turns=sum(int(micro.turns[-1]) + 1 for micro in micro_batches),
+        tokens=sum(len(micro.targets) for micro in micro_batches),
+    )
+    return Batch(micro_batches=micro_batches, totals=totals)
+
+
+def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of `lengths` in bins of at most `budget`, first fit by falling length. One that is longer has its own."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        fitting = next((b for b, free in enumerate(room) if free >= lengths[index]), None)
+        if fitting is None:
+            bins.append([])
+            room.append(budget)
+            fitting = len(bins) - 1
+        bins[fitting].append(index)
+        room[fitting] -= lengths[index]
+    return bins
+
+
+def used_tokens(scored: Scored) -> int:
+    """Tokens of a trajectory before its last sampled one: those that the model must see."""
+    return int(np.flatnonzero(scored.trajectory.sampled)[-1])
+
+
+def make_micro_batch(scored: Sequence[Scored]) -> MicroBatch:
+    """Trajectories end to end. Each begins with a token that was not sampled (groups.py sees to it)."""
+    columns: dict[str, list[np.ndarray[tuple[int], np.dtype[np.generic]]]] = {name: [] for name in _COLUMNS}
+    lengths, begin, turn_count = [], 0, 0
+    for index, one in enumerate(scored):
+        trajectory = one.trajectory
+        where = np.flatnonzero(trajectory.sampled)  # [s]
+        length = int(where[-1])
+        # the turn of a position is the last one that begins at or before it; empty turns get no number
+        turn = np.searchsorted(trajectory.turns[:, 0], where, side="right") - 1
+        turn = np.unique(turn, return_inverse=True)[1]
+        columns["tokens"].append(trajectory.tokens[:length])
+        columns["positions"].append(np.arange(length))
+        columns["predicting"].append(where - 1 + begin)
+        columns["targets"].append(trajectory.tokens[where])
+        columns["behaviour"].append(trajectory.log_probs[where])
+        columns["advantages"].append(np.full(len(where), one.advantage))
+        columns["turns"].append(turn + turn_count)
+        columns["trajectories"].append(np.full(len(where), index))
+        columns["versions"].append(trajectory.versions[where])
+        lengths.append(length)
+        begin += length
+        turn_count += int(turn[-1]) + 1
+    tensors = {name: torch.from_numpy(np.concatenate(columns[name])).to(kind) for name, kind in _COLUMNS.items()}
+    return MicroBatch(**tensors, lengths=tuple(lengths))
+
+
+_COLUMNS = {
+    "tokens": torch.int64,
+    "positions": torch.int64,
+    "predicting": torch.int64,
+    "targets": torch.int64,
+    "behaviour": torch.float32,
+    "advantages": torch.float32,
+    "turns": torch.int64,
+    "trajectories": torch.int64,
+    "versions": torch.int64,
+}

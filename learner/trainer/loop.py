@@ -1,0 +1,301 @@
+"""The trainer's wiring: the process that holds the model. Started by `loop learner`; talks to the gateway alone.
+
+    gateway ── next_groups ──► groups.admit ─► advantage.score ─► update: batch ─► model ─► loss ─► optimizer
+       ▲   (waits, in words, until a step's groups are complete)                                       │
+       │                                                                                                ▼
+       └── published(version, digest, consumed, dropped) ◄── publish.publish_version ◄── resume.save_state
+
+Order of a step, and what a crash between its parts leaves behind:
+
+1. `save_state`: weights, moments, step, version, what was trained on, as one unit. A crash before it is complete
+   leaves a draft, which nobody reads: the older state holds, the gateway hands the same trajectories out again, and the
+   weights that had seen them are gone. So nothing is trained on twice.
+2. `publish_version`. A crash before it leaves a state whose version is missing: it is published on restart from the
+   very weights that the state holds. The folder never existed before, so the number gets its one content.
+3. `published`. A crash before it leaves a version that the gateway has not heard of: it is told on restart, the same
+   words again, which change nothing if it had heard them.
+
+So a version's state always exists before the version does. A version newer than the newest state can only mean that
+somebody took a state away; then that number is spent, perhaps sampled from, and the next version takes the number after
+the highest that lies in the folder. Version 0 goes the same way: state of step 0, then the folder, then the word.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from common import log as logs
+from common.checkpoint import folder_of, published_versions, read_manifest, verify
+from common.config import LinkConfig, RunConfig, parse_command_line
+from common.errors import RunError, UsageError
+from common.log import Stopwatch, get_logger
+from common.metrics import MetricsFile
+from learner.config import LearnerConfig
+from learner.gateway.trainer_port import GroupRecord, Resume, TrainerPort, TrainerWelcome, Waiting
+from learner.trainer import resume
+from learner.trainer.advantage import score
+from learner.trainer.groups import Limits, admit, members_of
+from learner.trainer.model import load_policy
+from learner.trainer.optimizer import Optimizer
+from learner.trainer.publish import manifest_of, probe_tokens, publish_version, retire
+from learner.trainer.resume import TrainerState
+from learner.trainer.update import Update, update
+
+log = get_logger(__name__)
+
+USAGE = "usage: python -m learner.trainer.loop [--config FILE] [--resume] [--section.key value ...]"
+WAIT_LOGGED_EVERY = 30  # answers of the gateway, a second each
+
+
+class Port(Protocol):
+    """The gateway as the trainer sees it; `learner.gateway.trainer_port.TrainerPort` says what each call means."""
+
+    def hello(self, resume: Resume | None) -> TrainerWelcome: ...
+    def next_groups(self, step: int) -> list[GroupRecord] | Waiting: ...
+    def published(
+        self, version: int, manifest_digest: str, step: int, consumed: Sequence[str], dropped: Mapping[str, str]
+    ) -> None: ...
+    def finished(self) -> None: ...
+
+
+class Trainer:
+    """One policy in one run folder."""
+
+    def __init__(self, run: RunConfig, config: LearnerConfig, port: Port) -> None:
+        self._run, self._config, self._port = run, config, port
+        self._checkpoints, self._states = run.folder / "checkpoints", run.folder / "state"
+        self._metrics = MetricsFile(run.folder / "metrics.jsonl")
+
+    def start(self, *, resumed: bool) -> None:
+        """Load the policy, take up or begin the run, and make sure that the gateway knows the current version.
+
+        Raises:
+            UsageError: a model folder that is none, a run folder that holds a run already, another model's state.
+            RunError: a damaged state.
+        """
+        for folder in (self._checkpoints, self._states):
+            folder.mkdir(parents=True, exist_ok=True)
+            resume.clear_drafts(folder)
+        saved = resume.newest_state(self._states)
+        if saved is not None and not resumed:
+            raise UsageError(f"{self._run.folder}: holds a run already: add --resume, or set another run.folder")
+        if saved is None and published_versions(self._checkpoints):
+            raise UsageError(f"{self._states}: has no state, but versions were published: restore it, or begin anew")
+        self._start_folder = self._folder_of_start(resumed=saved is not None)
+        self.policy = load_policy(self._config.model, self._start_folder, self._run.seed)
+        self._probe = probe_tokens(self._start_folder, self.policy.context)
+        self.optimizer = Optimizer(self.policy.trainable(), self._config.optimizer)
+        trained = sum(value.numel() for value in self.policy.trainable().values())
+        log.info("model_loaded", path=str(self._start_folder), parameters=trained, device=str(self.policy.device))
+        if saved is None:
+            if resumed:
+                log.warning("nothing_to_resume", folder=str(self._states))
+            welcome = self._port.hello(None)
+            self.state = TrainerState(
+                run_id=welcome.run_id,
+                seed=self._run.seed,
+                model=resume.fingerprint(self.policy),
+                step=0,
+                policy_version=0,
+            )
+            resume.save_state(self._states, self.state, self.policy, self.optimizer)
+        else:
+            self.state = resume.load_state(saved, self.policy, self.optimizer, self._run.seed)
+            log.info("state_taken_up", step=self.state.step, policy_version=self.state.policy_version)
+            self._port.hello(self._resume_words())
+        self._tell_version()
+        if self.state.figures:
+            self._metrics.write("step", **self.state.figures)
+
+    def run(self) -> None:
+        """All steps that are left, then `finished`.
+
+        Raises:
+            RunError: too many steps in a row were refused because they were not finite.
+        """
+        while self.state.step < self._config.rollout.steps:
+            self._step()
+        self._port.finished()
+        log.info("training_finished", step=self.state.step, policy_version=self.state.policy_version)
+
+    def _folder_of_start(self, *, resumed: bool) -> Path:
+        """Where the start's weights and tokenizer are. An adapter's base is what the run published as version 0."""
+        published = folder_of(self._checkpoints, 0)
+        if not (resumed and self._config.model.training == "lora" and 0 in published_versions(self._checkpoints)):
+            return self._config.model.path
+        verify(published)
+        return published
+
+    def _resume_words(self) -> Resume | None:
+        state = self.state
+        if state.step == 0:
+            return None
+        return Resume(policy_version=state.policy_version, step=state.step, consumed=state.consumed)
+
+    def _step(self) -> None:
+        watch = Stopwatch()
+        step = self.state.step + 1
+        records = self._wait_for_groups(step)
+        watch.lap("wait")
+        limits = Limits(
+            policy_version=self.state.policy_version,
+            staleness_bound=self._config.rollout.staleness_bound,
+            vocabulary=self.policy.vocabulary,
+            context=self.policy.context,
+        )
+        groups, dropped = admit(records, limits)
+        scored, without_signal = score(groups, self._config.objective.advantage, self._config.objective.least_advantage)
+        dropped.update(without_signal)
+        made = Update()
+        if scored:
+            made = update(
+                self.policy,
+                self.optimizer,
+                scored,
+                self._config,
+                step=step,
+                policy_version=self.state.policy_version,
+                seed=self._run.seed,
+            )
+        consumed = [one.trajectory.trajectory_id for one in scored]
+        if scored and not made.optimizer_steps:
+            dropped.update(dict.fromkeys(consumed, "not_finite"))
+            log.warning("step_refused", step=step, loss=made.loss, gradient=made.gradient_norm, trajectories=consumed)
+            consumed = []
+        watch.lap("forward_backward")
+        version = max(self.state.policy_version, *published_versions(self._checkpoints)) + 1
+        figures = step_figures(records, made, consumed, dropped)
+        self.state = TrainerState(
+            run_id=self.state.run_id,
+            seed=self._run.seed,
+            model=self.state.model,
+            step=step,
+            policy_version=version,
+            consumed=tuple(consumed),
+            dropped=dropped,
+            skips_in_a_row=self.state.skips_in_a_row + 1 if made.refused else 0,
+            figures={"step": step, "policy_version": version, **figures, "seconds": dict(watch.seconds)},
+        )
+        self._keep(watch)
+        if self.state.skips_in_a_row >= self._config.optimizer.most_skips:
+            raise RunError(
+                f"{self.state.skips_in_a_row} steps in a row were not finite, the last was {step}: lower "
+                "learner.optimizer.learning_rate, or look at the trajectories that trainer.jsonl names"
+            )
+
+    def _wait_for_groups(self, step: int) -> list[GroupRecord]:
+        said, answers = "", 0
+        while isinstance(answer := self._port.next_groups(step), Waiting):
+            if answer.reason != said and answers % WAIT_LOGGED_EVERY == 0:
+                said = answer.reason
+                log.info("step_waits", step=step, waiting_for=said)
+            answers += 1
+        return answer
+
+    def _keep(self, watch: Stopwatch) -> None:
+        """What was trained reaches the disk, the gateway and metrics.jsonl, in this order."""
+        resume.save_state(self._states, self.state, self.policy, self.optimizer)
+        watch.lap("save_state")
+        self._tell_version()
+        watch.lap("publish")
+        figures = {**self.state.figures, "seconds": {name: round(s, 4) for name, s in watch.seconds.items()}}
+        self._metrics.write("step", **figures)
+        shown = ("step", "policy_version", "mean_reward", "loss", "gradient_norm", "seconds")
+        log.info("step_made", **{name: figures[name] for name in shown})
+        resume.retire_states(self._states, self._config.checkpoints.keep_states)
+        retire(self._checkpoints, self._config.kept_versions, {0} if self.policy.is_adapter else set())
+
+    def _tell_version(self) -> None:
+        """Publish the state's version, unless its folder is there and whole, and tell the gateway (again)."""
+        state = self.state
+        digest = self._digest_if_whole()
+        if digest is None:
+            manifest = manifest_of(
+                self.policy,
+                run_id=state.run_id,
+                policy_version=state.policy_version,
+                step=state.step,
+                tokens=self._probe,
+            )
+            digest = publish_version(self.policy, self._checkpoints, self._start_folder, manifest)
+        self._port.published(state.policy_version, digest, state.step, state.consumed, state.dropped)
+
+    def _digest_if_whole(self) -> str | None:
+        folder = folder_of(self._checkpoints, self.state.policy_version)
+        if not folder.exists():
+            return None
+        try:
+            verify(folder)
+        except RunError as error:
+            log.warning("version_published_again", reason=str(error))
+            return None
+        return read_manifest(folder)[1]
+
+
+def step_figures(
+    records: Sequence[GroupRecord], made: Update, consumed: Sequence[str], dropped: Mapping[str, str]
+) -> dict[str, Any]:
+    """A step's figures as they stand in metrics.jsonl, but for its number, version and seconds."""
+    members = members_of(records)
+    reasons = sorted(set(dropped.values()))
+    diagnostics = made.record.summary()
+    lags = {lag: split["tokens"] for lag, split in diagnostics.get("by_lag", {}).items()}
+    return {
+        "mean_reward": _mean([one.reward for one in members]),
+        "success_share": _mean([float(one.success) for one in members]),
+        "mean_turns": _mean([float(len(one.turns)) for one in members]),
+        "groups": len(records),
+        "trajectories": len(consumed),
+        "dropped": {reason: sum(1 for one in dropped.values() if one == reason) for reason in reasons},
+        "sampled_tokens": sum(int(one.sampled.sum()) for one in members),
+        "trained_tokens": made.forward_tokens,
+        "optimizer_steps": made.optimizer_steps,
+        "refused": made.refused,
+        "stopped_by_kl": made.stopped_by_kl,
+        # JSON has no inf and nan: a refused step's stand as null
+        "loss": _finite(made.loss),
+        "gradient_norm": _finite(made.gradient_norm),
+        "learning_rate": made.learning_rate,
+        "lags": lags,
+        "ratios": {name: value if name == "by_lag" else _finite(value) for name, value in diagnostics.items()},
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train as configured. Raises UsageError and RunError."""
+    resolved, flags = parse_command_line(
+        {"run": RunConfig, "link": LinkConfig, "learner": LearnerConfig},
+        argv,
+        usage=USAGE,
+        flags={"resume": "go on from the newest complete state"},
+    )
+    run, config = resolved.section("run", RunConfig), resolved.section("learner", LearnerConfig)
+    logs.configure(
+        "trainer", file=run.folder / "logs" / "trainer.jsonl", console=sys.stderr.isatty(), level=run.log_level
+    )
+    torch.set_num_threads(config.model.threads)
+    port = TrainerPort(run.folder)
+    try:
+        trainer = Trainer(run, config, port)
+        trainer.start(resumed=flags["resume"])
+        trainer.run()
+    finally:
+        port.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

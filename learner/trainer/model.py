@@ -1,0 +1,234 @@
+"""The one copy of the LLM: a Hugging Face folder -> a policy whose sampled tokens' log-probs carry gradients.
+
+Log-probs are those of the distribution at temperature 1, as the engine reports them; groups.py refuses trajectories
+sampled at another. All weights are trained, or a LoRA adapter on the frozen base; what is trained is float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from common.errors import UsageError
+from learner.trainer import attention
+from learner.trainer.batch import MicroBatch
+from learner.trainer.config import LoraSettings, ModelConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}  # nats, for the check of a model's packed path when it is loaded
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """The policy being trained. V token ids, H hidden size."""
+
+    module: torch.nn.Module  # what is trained: the model itself, or peft's wrapper around it
+    causal: PreTrainedModel  # the Hugging Face model inside
+    config: ModelConfig
+    device: torch.device
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below it."""
+        embedding: torch.Tensor = self.causal.get_input_embeddings().weight  # type: ignore[assignment]
+        return len(embedding)
+
+    @property
+    def context(self) -> int:
+        """Positions that the model has, tokens."""
+        return int(self.causal.config.get_text_config().max_position_embeddings)
+
+    @property
+    def head(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Hidden states [..., H] -> logits [..., V]."""
+        layer: Callable[[torch.Tensor], torch.Tensor] = self.causal.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return layer
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether a LoRA adapter is trained rather than all weights."""
+        return self.config.training == "lora"
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """Trained parameters by name, in a fixed order."""
+        return {name: value for name, value in self.module.named_parameters() if value.requires_grad}
+
+    def log_probs(self, micro: MicroBatch, chunk: int, *, entropy: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probs of the targets in nats, float32 [S]; and the distributions' entropies, float32 [S], if asked for.
+
+        Logits exist for at most `chunk` positions at a time: each chunk's are computed again for the gradient.
+        """
+        with self._precision():
+            hidden = self.hidden(micro.tokens, micro.positions, micro.lengths)[micro.predicting]  # [S, H]
+            head = self.head
+            if len(hidden) <= chunk:
+                return _log_probs_of(head, hidden, micro.targets, entropy=entropy)
+            parts = [
+                checkpoint(_log_probs_of, head, h, t, entropy=entropy, use_reentrant=False, preserve_rng_state=False)
+                for h, t in zip(torch.split(hidden, chunk), torch.split(micro.targets, chunk), strict=True)
+            ]
+        entropies = torch.cat([part[1] for part in parts]) if entropy else None
+        return torch.cat([part[0] for part in parts]), entropies
+
+    def hidden(self, tokens: torch.Tensor, positions: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
+        """Last hidden states [P, H] of trajectories that lie end to end: tokens and positions [P]."""
+        decoder: Callable[..., Any] = self.causal.get_decoder()  # type: ignore[no-untyped-call]
+        output = decoder(
+            input_ids=tokens[None], position_ids=positions[None], use_cache=False, document_lengths=lengths
+        )
+        state: torch.Tensor = output.last_hidden_state[0]
+        return state
+
+    @torch.no_grad()
+    def score(self, tokens: list[int]) -> list[float]:
+        """Log p(tokens[i+1] | tokens[:i+1]) at temperature 1 in nats: one less than there are tokens."""
+        ids = torch.tensor(tokens, device=self.device)
+        with self._precision(), evaluating(self.module):
+            hidden = self.hidden(ids[:-1], torch.arange(len(ids) - 1, device=self.device), (len(ids) - 1,))
+            values, _ = _log_probs_of(self.head, hidden, ids[1:], entropy=False)
+        return [float(value) for value in values]
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        """bfloat16 computes under autocast, so that what is trained stays float32."""
+        enabled = self.config.dtype == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
+
+
+def _log_probs_of(
+    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, targets: torch.Tensor, *, entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Hidden states [C, H], targets [C] -> log-probs [C] with gradient, entropies [C] without. Holds logits [C, V]."""
+    log_probs = torch.log_softmax(head(hidden).float(), -1)  # [C, V]
+    chosen = log_probs.gather(-1, targets[:, None])[:, 0]
+    if not entropy:
+        return chosen, None
+    with torch.no_grad():
+        return chosen, -(log_probs.exp() * log_probs).sum(-1)
+
+
+def load_policy(config: ModelConfig, folder: Path, seed: int) -> Policy:
+    """The policy in `folder`, ready to train; `seed` draws a new adapter's weights.
+
+    Raises:
+        UsageError: no such folder, no tokenizer, weights missing, or a model whose packed path is not its own.
+    """
+    check_folder(folder)
+    attention.register()
+    device = _device(config.device)
+    stored = DTYPES[config.dtype] if config.training == "lora" else torch.float32
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=stored,
+            attn_implementation=attention.DOCUMENTS,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(f"{folder}: not a causal language model: {' '.join(str(error).split())[:300]}") from None
+    causal: PreTrainedModel = loaded[0]
+    info: dict[str, Any] = loaded[1]
+    if info["missing_keys"] or info["mismatched_keys"]:
+        name = min(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        raise UsageError(f"{folder}: weights lack {name} or have it in another shape; take a complete model folder")
+    torch.nn.Module.to(causal, device)
+    module = _with_adapter(causal, config.lora, seed) if config.training == "lora" else causal
+    if config.recompute_activations:
+        causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for parameter in module.parameters():
+        # weights as loaded lie anywhere in the file's memory map; sums of matrix kernels may depend on alignment
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    module.train()
+    policy = Policy(module, causal, config, device)
+    _check_packed_path(policy, folder)
+    return policy
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UsageError, with what is missing, when a folder is plainly not a model with its tokenizer."""
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder}: not a model folder: it has no config.json; set learner.model.path")
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / 'config.json'}: cannot be read: {' '.join(str(error).split())}") from None
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UsageError(f"{folder}: has no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the model's own into it")
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(f"{folder}: has no weights (*.safetensors)")
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Dropout off for a while."""
+    was = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was)
+
+
+def _with_adapter(causal: PreTrainedModel, lora: LoraSettings, seed: int) -> torch.nn.Module:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - seconds to import, and full fine-tuning needs none
+
+    torch.manual_seed(seed)
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        module: torch.nn.Module = get_peft_model(causal, settings)
+    except ValueError as error:
+        raise UsageError(f"learner.model.lora.targets: {' '.join(str(error).split())[:300]}") from None
+    causal.enable_input_require_grads()  # type: ignore[no-untyped-call]
+    return module
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("learner.model.device: cuda, but torch sees no GPU here; set auto or cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def _check_packed_path(policy: Policy, folder: Path) -> None:
+    """Two trajectories packed must score as transformers scores each alone by its own attention.
+
+    Catches what the packed path would leave out without a word: scaled or capped logits, windows, attention sinks.
+    """
+    length = max(2, min(24, policy.context - 1))
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(policy.vocabulary, (2, length), generator=generator).to(policy.device)
+    positions = torch.arange(length - 1, device=policy.device)
+    tokens, targets = ids[:, :-1].reshape(-1), ids[:, 1:].reshape(-1)
+    try:
+        with policy._precision(), evaluating(policy.module):  # noqa: SLF001 - of this file
+            packed = policy.hidden(tokens, positions.repeat(2), (length - 1, length - 1))
+            ours, _ = _log_probs_of(policy.head, packed, targets, entropy=False)
+            policy.causal.set_attn_implementation("sdpa")
+            logits = policy.causal(input_ids=ids[:, :-1], use_cache=False).logits.float()
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UsageError(f"{folder}: cannot be trained packed: {' '.join(str(error).split())[:200]}") from None
+    finally:
+        policy.causal.set_attn_implementation(attention.DOCUMENTS)
+    theirs = torch.log_softmax(logits, -1).reshape(len(targets), -1).gather(-1, targets[:, None])[:, 0]
+    difference = float((ours - theirs).abs().max())
+    if not difference <= TOLERANCE[policy.config.dtype]:
+        kind = type(policy.causal).__name__
+        raise UsageError(f"{folder}: {kind} packed differs from itself by {difference:.2g} nats; it is not supported")

@@ -1,0 +1,116 @@
+"""Stage 10: the policy's parameters -> a published version, an ordinary Hugging Face folder with a probe.
+
+Version 0 is the start, file by file. Later versions are all weights, or with LoRA an adapter whose base is version 0.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, publish, published_versions
+from common.prompt import Prompt
+from learner.trainer.model import DTYPES, Policy, evaluating
+
+# what a policy needs besides its weights; copied byte by byte, so that no tokenizer is ever written anew
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+START_FILES = ("config.json", "model.safetensors.index.json")
+PROBE_TOKENS = 64
+PROBE_TEXT = """\
+passwords = apis.supervisor.show_account_passwords()
+password = [one["password"] for one in passwords if one["account_name"] == "venmo"][0]
+token = apis.venmo.login(username="ada.lovelace@example.com", password=password)["access_token"]
+page = apis.venmo.show_transactions(access_token=token, page_index=0, page_limit=20)
+print(sum(one["amount"] for one in page), len(page), max(page, key=lambda one: one["created_at"]))
+apis.supervisor.complete_task(answer="1843.50")
+"""
+
+
+def probe_tokens(folder: Path, context: int) -> list[int]:
+    """The probe's tokens: a fixed text by the tokenizer in `folder`, at most as many as the model has positions for.
+
+    Raises:
+        UsageError: the tokenizer is missing or unusable.
+    """
+    tokens = Prompt.load(folder).reply(PROBE_TEXT)
+    return tokens[: min(PROBE_TOKENS, context)]
+
+
+def publish_version(policy: Policy, parent: Path, start: Path, manifest: Manifest) -> str:
+    """Write a version's folder below `parent` and return its manifest's digest. `start` is the folder of version 0."""
+
+    def write(folder: Path) -> None:
+        if manifest.policy_version == 0:
+            write_start(start, folder)
+        elif isinstance(policy.module, PeftModel):
+            # auto would ask the network whether the base's vocabulary is the original one
+            policy.module.save_pretrained(str(folder), save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)  # peft's empty form
+        else:
+            write_weights(policy, folder)
+            write_companions(start, folder)
+
+    return publish(parent, manifest, write)
+
+
+def manifest_of(policy: Policy, *, run_id: str, policy_version: int, step: int, tokens: list[int]) -> Manifest:
+    """The manifest but for its files, with the probe scored by the policy as it is."""
+    adapter = policy.is_adapter and policy_version > 0
+    return Manifest(
+        run_id=run_id,
+        policy_version=policy_version,
+        kind="adapter" if adapter else "full",
+        base_version=0 if adapter else None,
+        step=step,
+        files={},
+        probe=Probe(tokens=tuple(tokens), log_probs=tuple(policy.score(tokens))),
+    )
+
+
+def write_start(start: Path, folder: Path) -> None:
+    """Copy the start's weights, configuration and companions."""
+    for file in [*(start / name for name in START_FILES), *sorted(start.glob("*.safetensors"))]:
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    write_companions(start, folder)
+
+
+def write_companions(start: Path, folder: Path) -> None:
+    """Copy tokenizer and generation config."""
+    for name in COMPANIONS:
+        if (start / name).is_file():
+            shutil.copyfile(start / name, folder / name)
+
+
+def write_weights(policy: Policy, folder: Path) -> None:
+    """All weights as transformers saves them, in the precision that the policy computes in."""
+    dtype = DTYPES[policy.config.dtype]
+    with evaluating(policy.causal):
+        state = None
+        if dtype is not torch.float32:
+            state = {name: value.to(dtype) for name, value in policy.causal.state_dict().items()}
+        policy.causal.save_pretrained(folder, state_dict=state)
+
+
+def retire(parent: Path, keep: int, protected: Collection[int]) -> list[int]:
+    """Remove versions older than the newest `keep`, but none of `protected`. Returns what was removed."""
+    removed = [version for version in published_versions(parent)[:-keep] if version not in protected]
+    for version in removed:
+        folder = folder_of(parent, version)
+        (folder / MANIFEST).unlink()  # first, so that what is left after a crash is not a version
+        shutil.rmtree(folder)
+    return removed

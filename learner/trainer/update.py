@@ -1,0 +1,102 @@
+"""Stages 7 to 9 of one step: scored trajectories -> moved parameters and what is to be said of them. No IO.
+
+Several epochs and minibatches are several optimizer steps; all of them correct against the same recorded log-probs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from learner.config import LearnerConfig
+from learner.trainer.advantage import Scored
+from learner.trainer.batch import Batch, batches
+from learner.trainer.diagnostics import TokenRecord
+from learner.trainer.loss import policy_loss
+from learner.trainer.model import Policy
+from learner.trainer.optimizer import Optimizer, learning_rate
+
+
+@dataclass
+class Update:
+    """What one step did."""
+
+    optimizer_steps: int = 0  # applied
+    refused: bool = False  # a loss or gradient was not finite; nothing of that minibatch reached the parameters
+    stopped_by_kl: bool = False
+    loss: float = 0.0  # of the first optimizer step
+    gradient_norm: float = 0.0  # of the first optimizer step, before the clip
+    learning_rate: float = 0.0
+    forward_tokens: int = 0  # through the model, over all epochs
+    record: TokenRecord = field(default_factory=TokenRecord)
+
+
+def update(
+    policy: Policy,
+    optimizer: Optimizer,
+    scored: Sequence[Scored],
+    config: LearnerConfig,
+    *,
+    step: int,
+    policy_version: int,
+    seed: int,
+) -> Update:
+    """Train on `scored` (at least one); `step` counts from 1, `policy_version` is the learner's before it."""
+    # A step's random numbers follow from (seed, step): a run that resumes has no generator's state to restore.
+    seed_everything(seed, step)
+    rate = learning_rate(step, config.rollout.steps, config.optimizer)
+    made = Update(learning_rate=rate)
+    for number, batch in enumerate(batches(scored, config.batch, (seed, step))):
+        loss, trajectory_kl = _accumulate(policy, batch, config, policy_version, made)
+        stepped = optimizer.step(loss, rate)
+        if number == 0:
+            made.loss, made.gradient_norm = loss, stepped.gradient_norm
+        if not stepped.applied:
+            made.refused = True
+            break
+        made.optimizer_steps += 1
+        if config.objective.kl_stop is not None and trajectory_kl > config.objective.kl_stop:
+            made.stopped_by_kl = True
+            break
+    return made
+
+
+def seed_everything(seed: int, step: int) -> None:
+    """Dropout and whatever else draws: a generator's seed for each, from the run's seed and the step."""
+    words = np.random.SeedSequence([seed, step]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))  # noqa: NPY002 - libraries draw from the old global generator
+    torch.manual_seed(int(words[2]))
+
+
+def _accumulate(
+    policy: Policy, batch: Batch, config: LearnerConfig, policy_version: int, made: Update
+) -> tuple[float, float]:
+    """Add a batch's gradients up. Its loss, and its mean over trajectories of the k1 estimate of KL in nats."""
+    loss, k1 = 0.0, 0.0
+    for on_cpu in batch.micro_batches:
+        micro = on_cpu.to(policy.device)
+        log_probs, entropy = policy.log_probs(micro, config.batch.log_prob_chunk, entropy=config.objective.entropy)
+        share = policy_loss(
+            log_probs,
+            micro.behaviour,
+            advantages=micro.advantages,
+            turns=micro.turns,
+            trajectories=micro.trajectories,
+            totals=batch.totals,
+            objective=config.objective,
+        )
+        share.loss.backward()  # type: ignore[no-untyped-call]
+        loss += float(share.loss.detach())
+        k1 -= float(share.log_ratio.sum())
+        made.forward_tokens += len(micro.tokens)
+        made.record.log_ratio.append(share.log_ratio.cpu().numpy())
+        made.record.clipped.append(share.clipped.cpu().numpy())
+        made.record.lag.append(policy_version - on_cpu.versions.numpy())
+        if entropy is not None:
+            made.record.entropy.append(entropy.cpu().numpy())
+    return loss, k1 / batch.totals.trajectories
