@@ -10,12 +10,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from common.config import Section
 from common.errors import UsageError
-from common.messages import Sampling
+
+if TYPE_CHECKING:
+    from common.messages import Sampling
 
 
 class RolloutConfig(Section):
@@ -51,6 +54,9 @@ class RolloutConfig(Section):
     @property
     def sampling(self) -> Sampling:
         """How training episodes are sampled."""
+        # imported when used: messages and numpy would double the time of `--help`
+        from common.messages import Sampling  # noqa: PLC0415
+
         return Sampling(
             temperature=self.temperature,
             max_turns=self.max_turns,

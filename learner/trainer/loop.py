@@ -22,7 +22,10 @@ the highest that lies in the folder. Version 0 goes the same way: state of step 
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +40,7 @@ from common.log import Stopwatch, get_logger
 from common.metrics import MetricsFile
 from learner.config import LearnerConfig
 from learner.gateway.trainer_port import GroupRecord, Resume, TrainerPort, TrainerWelcome, Waiting
+from learner.run_lock import only_one
 from learner.trainer import resume
 from learner.trainer.advantage import score
 from learner.trainer.groups import Limits, admit, members_of
@@ -50,6 +54,7 @@ log = get_logger(__name__)
 
 USAGE = "usage: python -m learner.trainer.loop [--config FILE] [--resume] [--section.key value ...]"
 WAIT_LOGGED_EVERY = 30  # answers of the gateway, a second each
+PARENT_LOOKED_AT_EVERY = 0.3  # seconds
 
 
 class Port(Protocol):
@@ -280,22 +285,43 @@ def main(argv: Sequence[str]) -> int:
         {"run": RunConfig, "link": LinkConfig, "learner": LearnerConfig},
         argv,
         usage=USAGE,
-        flags={"resume": "go on from the newest complete state"},
+        flags={
+            "resume": "go on from the newest complete state",
+            "stop-with-parent": "stop when the process that started this one is gone",
+        },
     )
     run, config = resolved.section("run", RunConfig), resolved.section("learner", LearnerConfig)
     logs.configure(
         "trainer", file=run.folder / "logs" / "trainer.jsonl", console=sys.stderr.isatty(), level=run.log_level
     )
+    if flags["stop-with-parent"]:
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(config.model.threads)
-    port = TrainerPort(run.folder)
-    try:
-        trainer = Trainer(run, config, port)
-        trainer.start(resumed=flags["resume"])
-        trainer.run()
-    finally:
-        port.close()
+    with only_one(run.folder / "trainer.lock"):
+        port = TrainerPort(run.folder)
+        try:
+            trainer = Trainer(run, config, port)
+            trainer.start(resumed=flags["resume"])
+            trainer.run()
+        finally:
+            port.close()
     return 0
 
 
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_LOOKED_AT_EVERY)
+    os._exit(1)  # at once: whatever is half-written is a draft
+
+
+def _exit_code(argv: Sequence[str]) -> int:
+    try:
+        return main(argv)
+    except (UsageError, RunError) as error:
+        log.error("trainer_failed", reason=str(error))
+        sys.stderr.write(f"trainer: {error}\n")
+        return 2 if isinstance(error, UsageError) else 1
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(_exit_code(sys.argv[1:]))

@@ -7,7 +7,6 @@ sampled at another. All weights are trained, or a LoRA adapter on the frozen bas
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,10 @@ from common.errors import UsageError
 from learner.trainer import attention
 from learner.trainer.batch import MicroBatch
 from learner.trainer.config import LoraSettings, ModelConfig
+from learner.trainer.model_folder import check_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}  # nats, for the check of a model's packed path when it is loaded
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,20 +155,6 @@ def load_policy(config: ModelConfig, folder: Path, seed: int) -> Policy:
     return policy
 
 
-def check_folder(folder: Path) -> None:
-    """Raises UsageError, with what is missing, when a folder is plainly not a model with its tokenizer."""
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"{folder}: not a model folder: it has no config.json; set learner.model.path")
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder / 'config.json'}: cannot be read: {' '.join(str(error).split())}") from None
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise UsageError(f"{folder}: has no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the model's own into it")
-    if not any(folder.glob("*.safetensors")):
-        raise UsageError(f"{folder}: has no weights (*.safetensors)")
-
-
 @contextlib.contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Dropout off for a while."""
@@ -194,6 +179,8 @@ def _with_adapter(causal: PreTrainedModel, lora: LoraSettings, seed: int) -> tor
     )
     try:
         module: torch.nn.Module = get_peft_model(causal, settings)
+        # get_peft_model has put the path on this machine there; an adapter's base is the run's version 0, beside it
+        settings.base_model_name_or_path = "../v000000"
     except ValueError as error:
         raise UsageError(f"learner.model.lora.targets: {' '.join(str(error).split())[:300]}") from None
     causal.enable_input_require_grads()  # type: ignore[no-untyped-call]

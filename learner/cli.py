@@ -1,0 +1,49 @@
+"""`loop learner`: the command line of a run's learner and of the warm start. Parses, checks, hands over to parent.py."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from common.config import LinkConfig, Loaded, RunConfig, Section, dump, parse_command_line
+from learner.config import LearnerConfig
+
+USAGE = """usage: loop learner [--config FILE] [--resume] [--dry-run] [--section.key value ...]
+       loop learner warm-start [--help]
+
+The learner of a run: hands out leases, trains on what comes back, publishes versions."""
+FLAGS = {
+    "resume": "go on with the run in run.folder",
+    "dry-run": "check configuration, model and task lists, print the configuration, start nothing",
+}
+SECTIONS: dict[str, type[Section]] = {"run": RunConfig, "link": LinkConfig, "learner": LearnerConfig}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command. Raises UsageError and RunError."""
+    if argv and argv[0] == "warm-start":
+        code: int = importlib.import_module("learner.warm_start").main(argv[1:])
+        return code
+    resolved, flags = parse_command_line(SECTIONS, argv, usage=USAGE, flags=FLAGS)
+    # imported when used: `--help` does without them
+    from learner import parent  # noqa: PLC0415
+
+    _check(resolved)
+    if flags["dry-run"]:
+        sys.stdout.write(dump(resolved))
+        return 0
+    passed_on = [word for word in argv if word != "--resume"]
+    return parent.run(resolved, passed_on, resumed=flags["resume"])
+
+
+def _check(resolved: Loaded) -> None:
+    """What can be said to be wrong before anything is started."""
+    from learner.gateway.draw import read_tasks  # noqa: PLC0415
+    from learner.trainer.model_folder import check_folder  # noqa: PLC0415
+
+    learner = resolved.section("learner", LearnerConfig)
+    check_folder(learner.model.path)
+    read_tasks(learner.rollout.train_tasks, "learner.rollout.train_tasks")
+    if learner.evaluation.tasks is not None:
+        read_tasks(learner.evaluation.tasks, "learner.evaluation.tasks")

@@ -1,0 +1,122 @@
+"""The learner's parent process: starts gateway and trainer, watches both, ends with the cause when one dies.
+
+    loop learner ──► gateway   the only process on the network; ends when the run is over
+              └────► trainer   the only process with the model; ends after the last step
+
+A signal to this process ends both. When this one is killed, they notice and end by themselves.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from common import log as logs
+from common.checkpoint import sync
+from common.config import Loaded, RunConfig, dump
+from common.errors import RunError, UsageError
+from common.log import get_logger
+from common.metrics import MetricsReader
+from common.processes import Children, last_line
+from learner.config import LearnerConfig
+from learner.run_lock import only_one
+
+log = get_logger(__name__)
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 5.0
+RELAYED = ("phase", "step", "evaluation")  # of metrics.jsonl, shown as they come
+SHOWN = ("name", "step", "policy_version", "mean_reward", "success_share", "loss", "label", "tgc", "sgc", "tasks")
+
+
+def run(resolved: Loaded, passed_on: list[str], *, resumed: bool) -> int:
+    """Run the learner to its end or a signal; `passed_on` are the words of configuration that the children get too.
+
+    Raises:
+        UsageError: a child refused its input, or another learner is at work in the folder.
+        RunError: a child died.
+    """
+    where = resolved.section("run", RunConfig)
+    logs.configure("learner", file=where.folder / "logs" / "learner.jsonl", level=where.log_level)
+    with only_one(where.folder / "learner.lock"):
+        with only_one(where.folder / "gateway.lock"):
+            pass  # the children of a learner that was killed have ended
+        _keep_config(where.folder / "config.yaml", resolved)
+        return _watch(where, resolved.section("learner", LearnerConfig), passed_on, resumed=resumed)
+
+
+def _keep_config(file: Path, resolved: Loaded) -> None:
+    """The configuration as resolved, unless whoever started this wrote it already (`loop demo` does)."""
+    if not file.exists():
+        draft = file.with_name(".config.yaml.draft")
+        draft.write_text(dump(resolved), encoding="utf-8")
+        sync(draft)
+        draft.rename(file)
+
+
+def _watch(run: RunConfig, learner: LearnerConfig, passed_on: list[str], *, resumed: bool) -> int:
+    """Start both children and stay until the run is over, a signal comes, or one of them fails."""
+    stopped_by: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda caught, _: stopped_by.append(caught))
+    metrics = MetricsReader(run.folder / "metrics.jsonl")
+    list(metrics.new())  # what an earlier session left is not news
+    environment = {
+        # two processes whose threads spin while they wait slow each other down manyfold on few cores
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": str(learner.model.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    children = Children()
+    going_on = ["--resume"] if resumed else []
+    try:
+        for name, module, options in (
+            ("gateway", "learner.gateway.service", []),
+            ("trainer", "learner.trainer.loop", going_on),
+        ):
+            arguments = [module, *passed_on, *options, "--stop-with-parent"]
+            children.start(name, arguments, output=_output_of(run, name), environment=environment)
+        finished: set[str] = set()
+        while finished != {"gateway", "trainer"}:
+            if stopped_by:
+                log.info("learner_stopped", signal=signal.Signals(stopped_by[0]).name)
+                return 0
+            for name, code in children.ended().items():
+                children.forget(name)
+                if code or (name == "gateway" and "trainer" not in finished):
+                    raise _failure(run, name, code)
+                finished.add(name)
+            _relay(metrics)
+            time.sleep(POLL_SECONDS)
+    finally:
+        children.stop(GRACE_SECONDS)
+    _relay(metrics)
+    log.info("learner_done", folder=str(run.folder))
+    return 0
+
+
+def _relay(metrics: MetricsReader) -> None:
+    for event in metrics.new():
+        if event.get("event") in RELAYED:
+            log.info(str(event["event"]), **{name: _short(event[name]) for name in SHOWN if name in event})
+
+
+def _short(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _output_of(run: RunConfig, name: str) -> Path:
+    return run.folder / "logs" / f"{name}.out"
+
+
+def _failure(run: RunConfig, name: str, code: int) -> RunError | UsageError:
+    """The error that says which child ended, and why."""
+    said = last_line(_output_of(run, name)).removeprefix(f"{name}: ")
+    if code == 2:
+        return UsageError(said)
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    go_on = f"; see {run.folder / 'logs' / name}.jsonl, and go on with --resume"
+    return RunError(f"the {name} {how}{': ' + said if said and code > 0 else ''}{go_on}")
