@@ -51,7 +51,7 @@ def run(template: Template, sock: socket.socket, characters: int) -> None:
     try:
         state = RandomState()
         template.ask_through(lambda call: _ask(sock, state, call))
-        template.drop_databases()
+        template.hide_databases()
         while (frame := frames.receive(sock, ANSWER_LIMIT)) is not None:
             message, failed = template.execute(frame[1].decode())
             head, news = state.news()

@@ -84,6 +84,11 @@ class Template:
         """The engine's ASGI app."""
         return self._test_client.app
 
+    @property
+    def apps(self) -> list[str]:
+        """The apps that have a database here."""
+        return list(self._databases)
+
     def adopt(self) -> None:
         """First thing in a forked child: CPython reseeds `random` there, which would break the engine's seed."""
         random.setstate(self._random)
@@ -92,10 +97,11 @@ class Template:
         """From now on API calls are answered by `ask`, which reaches the process that holds the databases."""
         self.world.requester.client.ask = ask
 
-    def drop_databases(self) -> None:
-        """Closes this process's copies of the databases: a cell finds nothing there to read or to edit."""
+    def hide_databases(self) -> None:
+        """The model classes lose this process's copies, which count for nothing: a cell neither reads nor edits them."""
+        self._hidden = [(database.engine, database.connection) for database in self._databases.values()]
         for database in self._databases.values():
-            database.connection.close()
+            database.engine = database.connection = None
 
     def execute(self, code: str) -> tuple[str, bool]:
         """Runs one cell; the engine's message, and whether the cell failed."""
@@ -321,43 +327,7 @@ def _plainly_safe(code: str, last_names: set[str]) -> bool:
     return True
 
 
-# ------------------------------------------------------------------------------------------------ warming up
-
-
-def warm_up(task_id: str) -> None:
-    """Calls every API of the supervisor's apps once, on a world that is thrown away: imports, caches, compiled SQL."""
-    template = Template(task_id)
-    world = template.world
-    with contextlib.suppress(Exception):
-        tokens = _log_in(world)
-        for app, apis in world.task.api_docs.items():
-            for name, doc in apis.items():
-                arguments = {field["name"]: _dummy(field) for field in doc["parameters"] if field["required"]}
-                if "access_token" in arguments:
-                    arguments["access_token"] = tokens.get(app, "none")
-                with contextlib.suppress(Exception):
-                    world.requester.request(app, name, **arguments)
-    for cell in ("x = [1]\nprint(x)", "import re\nfor i in range(2):\n    print(i)", "print(undefined_name)", "1 +"):
-        world.execute(cell)
-    template.new_changes()
-    json.dumps(template.completed())
-    template.close()
-
-
-def _log_in(world: Any) -> dict[str, str]:
-    profile = world.requester.request("supervisor", "show_profile")
-    tokens = {}
-    for account in world.requester.request("supervisor", "show_account_passwords"):
-        app, password = account["account_name"], account["password"]
-        name = profile["phone_number"] if app == "phone" else profile["email"]
-        with contextlib.suppress(Exception):
-            tokens[app] = world.requester.request(app, "login", username=name, password=password)["access_token"]
-    return tokens
-
-
-def _dummy(field: dict[str, Any]) -> Any:
-    kind = field.get("type", "string")
-    return {"integer": 1, "number": 1.0, "boolean": True, "list": []}.get(kind, "1")
+# ------------------------------------------------------------------------------------------------ its process
 
 
 def prepare_imports() -> None:

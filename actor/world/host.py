@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actor.world import engine, frames, member, sandbox
+from actor.world import engine, frames, member, sandbox, warm
 
 COLLECT_EVERY = 32  # templates between two full collections
 MESSAGE = 1 << 16
@@ -185,7 +185,7 @@ def _start(control: socket.socket, settings: dict[str, Any]) -> Host:
     engine.set_paths(Path(settings["root"]), scratch)
     engine.prepare_imports()
     engine.accelerate()
-    engine.warm_up(settings["warm_task"])
+    warm.warm_up(settings["warm_task"])
     engine.settle()
     limits = sandbox.Limits(sandbox.address_space() + settings["memory_bytes"], settings["cpu_seconds"])
     sandbox.adopt_orphans()

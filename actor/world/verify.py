@@ -10,10 +10,11 @@ from __future__ import annotations
 import gc
 import itertools
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from actor.world import engine, grade
+from actor.world import engine, grade, warm
 from actor.world.share import Say, in_child, share
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 COLLECT_EVERY = 32  # tasks between two full collections
 NO_OP = "apis.supervisor.complete_task()"
-NextCell = Callable[[int, str], str | None]
 
 
 def verify(tasks: Sequence[Planned], workers: int, say: Say) -> list[list[str]]:
@@ -44,40 +44,98 @@ def _play_all(tasks: Sequence[Planned], workers: int, say: Say) -> list[dict[str
     warm_engine(tasks[0].task_id)
     count = itertools.count(1)
 
-    def play(task: Planned) -> dict[str, Any]:
+    def play_task(task: Planned) -> dict[str, Any]:
         if next(count) % COLLECT_EVERY == 0:
             gc.collect()
-        scenario, options = task.scenario, task.scenario.right()
-
-        def reference(turn: int, seen: str) -> str | None:
-            return scenario.code(turn, options, task.draft.values, seen) if turn < len(scenario.cells) else None
-
         template = engine.Template(task.task_id)
-        result = in_child(lambda: play_cells(template, reference))
-        no_op = in_child(lambda: play_cells(template, lambda turn, _: None if turn else NO_OP))
+        reference, no_op = play(template, [Reference(task), NoOp()])
         template.close()
-        return {**result, "no_op": no_op["changes"]}
+        return {"turns": reference["turns"], "changes": reference["changes"], "no_op": no_op["changes"]}
 
-    return share("tasks_played", tasks, workers, play, say)
+    return share("tasks_played", tasks, workers, play_task, say)
 
 
 def warm_engine(task_id: str) -> None:
     """Imports and patches the engine in this process, for playing, and builds what all worlds share."""
     engine.accelerate()
-    engine.Template(task_id).close()
+    warm.warm_up(task_id)
     engine.settle()
 
 
-def play_cells(template: engine.Template, cell: NextCell) -> dict[str, Any]:
-    """Plays one episode in this forked child: its turns, and the database changes that it left."""
-    template.adopt()
-    turns: list[dict[str, str]] = []
-    seen = ""
-    while (code := cell(len(turns), seen)) is not None:
-        seen, _ = template.execute(code)
-        turns.append({"code": code, "observation": seen})
-    changes = template.new_changes()
-    return {"turns": turns, "changes": [changes] if changes else []}
+class Player(Protocol):
+    """Decides an episode's cells as it goes."""
+
+    def next_cell(self, turn: int, seen: str) -> str | None:
+        """The code of turn `turn`, or None at the end. `seen` is the last observation."""
+
+
+class Reference:
+    """Plays the reference solution of one task."""
+
+    def __init__(self, task: Planned) -> None:
+        self.scenario, self.values = task.scenario, task.draft.values
+
+    def next_cell(self, turn: int, seen: str) -> str | None:
+        if turn == len(self.scenario.cells):
+            return None
+        return self.scenario.code(turn, self.scenario.right(), self.values, seen)
+
+
+class NoOp:
+    """Says at once that the task is done."""
+
+    def next_cell(self, turn: int, seen: str) -> str | None:
+        return NO_OP if turn == 0 else None
+
+
+def play(template: engine.Template, players: Sequence[Player]) -> list[dict[str, Any]]:
+    """Plays one episode per player: turns, and the database changes that each left.
+
+    Episodes that begin alike are one process until they part, so a log-in that all share is run once.
+    """
+
+    def begin() -> dict[str, Any]:
+        template.adopt()
+        return _play_on(template, dict(enumerate(players)), [])
+
+    records = in_child(begin)
+    return [records[str(number)] for number in range(len(players))]
+
+
+def _play_on(
+    template: engine.Template, players: Mapping[int, Player], turns: list[dict[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """From here on, in this process as long as all players do the same, then in a forked one for each way."""
+    records: dict[str, dict[str, Any]] = {}
+    while True:
+        seen = turns[-1]["observation"] if turns else ""
+        ways: dict[str | None, dict[int, Player]] = {}
+        for number, player in players.items():
+            ways.setdefault(player.next_cell(len(turns), seen), {})[number] = player
+        if ended := ways.pop(None, None):
+            changes = template.new_changes()
+            left = {"turns": turns, "changes": [changes] if changes else []}
+            records |= {str(number): {**left, "right": getattr(player, "right", True)} for number, player in ended.items()}
+        if len(ways) != 1 or ended:
+            break
+        [(code, players)] = ways.items()
+        turns = [*turns, _turn(template, str(code))]
+    state = random.getstate()
+    for code, group in ways.items():
+        records |= in_child(lambda code=code, group=group: _part(template, group, turns, str(code), state))
+    return records
+
+
+def _part(
+    template: engine.Template, players: Mapping[int, Player], turns: list[dict[str, str]], code: str, state: Any
+) -> dict[str, dict[str, Any]]:
+    random.setstate(state)  # a forked child is reseeded, which would break the engine's seed
+    return _play_on(template, players, [*turns, _turn(template, code)])
+
+
+def _turn(template: engine.Template, code: str) -> dict[str, str]:
+    observation, _ = template.execute(code)
+    return {"code": code, "observation": observation}
 
 
 def _grade_all(
