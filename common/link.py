@@ -43,7 +43,7 @@ log = get_logger(__name__)
 CHUNK_BYTES = 512 << 10
 CHUNKS_IN_FLIGHT = 6
 SLOWEST_BYTES_PER_SECOND = 1e6  # a large request gets that much longer before it counts as lost
-SAY_WAITING_EVERY = 5.0
+SAY_WAITING_FIRST, SAY_WAITING_EVERY = 1.0, 5.0
 
 
 class ActorLink:
@@ -206,7 +206,7 @@ class ActorLink:
             self._channel = None
 
     async def _say_waiting(self) -> None:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(SAY_WAITING_FIRST)
         while True:
             log.info("waiting_for_learner", at=f"{self._config.host}:{self._config.port}")
             await asyncio.sleep(SAY_WAITING_EVERY)

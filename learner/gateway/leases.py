@@ -274,7 +274,7 @@ class LeaseBook:
             return ""
         started = [group for group in self.in_state("open") if group.purpose == "train"]
         shown = ", ".join(f"{g.group_id} ({g.task_id}) has {len(g.survivors)} of {len(g.members)}" for g in started[:2])
-        return f"{lacking} groups" + (f": {shown}" if shown else "")
+        return f"{lacking} group{'s' if lacking > 1 else ''}" + (f": {shown}" if shown else "")
 
     def take(self, step: int) -> list[Group] | str:
         """The groups of a step, or why there are none yet. Asked again, the same."""

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from common.errors import UsageError
+from common.keys import KeyList, actor_keys, fingerprint, learner_keys, main, new_keys
+
+
+def test_secrets_are_readable_by_their_owner_alone(tmp_path):
+    new_keys(tmp_path, "learner")
+    assert (tmp_path / "learner.secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_actor_needs_its_own_secret_and_the_learners_public_key(tmp_path):
+    learner, actor = new_keys(tmp_path, "learner"), new_keys(tmp_path, "actor-0")
+    (tmp_path / "learner.secret").unlink()
+    (tmp_path / "actors" / "actor-0.public").unlink()
+    keys = actor_keys(tmp_path, "actor-0")
+    assert (keys.own.public, keys.own.secret) == (actor.public, actor.secret)
+    assert keys.learner_public == learner.public
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+def test_a_secret_that_others_may_read_is_refused(tmp_path, mode):
+    new_keys(tmp_path, "learner")
+    (tmp_path / "learner.secret").chmod(mode)
+    with pytest.raises(UsageError, match=rf"learner\.secret: mode {mode:04o} lets others read"):
+        learner_keys(tmp_path)
+
+
+def test_a_missing_key_is_named_with_its_remedy(tmp_path):
+    with pytest.raises(UsageError, match=r"actor-9\.secret: no key there .* `loop keys new actor-9 --folder"):
+        actor_keys(tmp_path, "actor-9")
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"x" * 41, b"\xff" * 40])
+def test_a_file_that_holds_no_key_is_named(tmp_path, content):
+    new_keys(tmp_path, "learner")
+    (tmp_path / "learner.secret").write_bytes(content)
+    with pytest.raises(UsageError, match=r"learner\.secret: holds no CURVE key"):
+        learner_keys(tmp_path)
+
+
+def test_keys_are_not_overwritten(tmp_path):
+    before = new_keys(tmp_path, "actor-0")
+    with pytest.raises(UsageError, match=r"actor-0\.secret: exists already"):
+        new_keys(tmp_path, "actor-0")
+    assert (tmp_path / "actor-0.secret").read_bytes().strip() == before.secret
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 65])
+def test_a_name_that_cannot_be_a_file_is_refused(tmp_path, name):
+    with pytest.raises(UsageError, match="cannot name a key"):
+        new_keys(tmp_path, name)
+
+
+def test_the_list_follows_the_folder_without_a_restart(tmp_path):
+    seconds = [0.0]
+    first = new_keys(tmp_path, "actor-0")
+    names = KeyList(tmp_path, clock=lambda: seconds[0])
+    later = new_keys(tmp_path, "actor-1")
+    seconds[0] = 0.1
+    assert names.name_of(later.public) == "actor-1"
+    (tmp_path / "actors" / "actor-0.public").unlink()
+    seconds[0] = 2.0
+    assert names.name_of(first.public) is None
+
+
+def test_one_key_under_two_names_is_refused(tmp_path):
+    new_keys(tmp_path, "actor-0")
+    actors = tmp_path / "actors"
+    (actors / "actor-1.public").write_bytes((actors / "actor-0.public").read_bytes())
+    with pytest.raises(UsageError, match=r"actor-1\.public: the same key as actor-0's"):
+        KeyList(tmp_path)
+
+
+def test_the_command_makes_lists_and_shows(tmp_path, capsys):
+    folder = ["--folder", str(tmp_path), "--json"]
+    assert main(["new", "actor-0", *folder]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert main(["show", "actor-0", *folder]) == 0
+    assert json.loads(capsys.readouterr().out) == made
+    assert main(["list", *folder]) == 0
+    assert json.loads(capsys.readouterr().out) == {"actors": {"actor-0": fingerprint(made["public"].encode())}}

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from gateway_builders import make_hello
+
+from common.messages import Refused
+from learner.gateway.peers import Peers
+
+
+def connected(_routing: bytes) -> bool:
+    return True
+
+
+def gone(_routing: bytes) -> bool:
+    return False
+
+
+def test_a_second_actor_of_one_name_is_refused_for_now():
+    peers = Peers(silence=6.0)
+    assert peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected) is True
+    refused = peers.hello("actor-0", make_hello(instance="two"), b"r2", 5.0, connected)
+    assert isinstance(refused, Refused)
+    assert refused.temporary
+    assert "another actor named actor-0 is alive (heard 5.0 s ago)" in refused.reason
+    assert peers.hear("actor-0", b"r1", 5.0) is not None
+    assert peers.hear("actor-0", b"r2", 5.0) is None
+
+
+def test_a_restarted_actor_gets_in_at_once_when_the_old_connection_is_gone():
+    peers = Peers(silence=6.0)
+    peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected)
+    assert peers.hello("actor-0", make_hello(instance="two"), b"r2", 0.1, gone) is True
+    assert peers.hear("actor-0", b"r1", 0.2) is None
+
+
+def test_a_restarted_actor_gets_in_when_the_old_one_was_silent():
+    peers = Peers(silence=6.0)
+    peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected)
+    assert peers.hello("actor-0", make_hello(instance="two"), b"r2", 6.1, connected) is True
+
+
+def test_an_actor_that_left_makes_room_at_once():
+    peers = Peers(silence=6.0)
+    peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected)
+    peer = peers.hear("actor-0", b"r1", 0.1)
+    assert peer is not None
+    peer.left = True
+    assert peers.hello("actor-0", make_hello(instance="two"), b"r2", 0.2, connected) is True
+
+
+def test_the_same_process_may_connect_anew():
+    peers = Peers(silence=6.0)
+    peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected)
+    assert peers.hello("actor-0", make_hello(instance="one"), b"r2", 0.1, connected) is False
+    assert peers.hear("actor-0", b"r2", 0.2) is not None
+
+
+def test_a_name_that_is_not_the_keys_is_refused_for_good():
+    refused = Peers(silence=6.0).hello("actor-1", make_hello("actor-0"), b"r1", 0.0, connected)
+    assert isinstance(refused, Refused)
+    assert not refused.temporary
+    assert refused.reason == "it calls itself actor-0, but its key is actor-1's: use the key of that name"
+
+
+def test_another_protocol_is_refused_with_both_numbers():
+    refused = Peers(silence=6.0).hello("actor-0", make_hello(protocol=2), b"r1", 0.0, connected)
+    assert isinstance(refused, Refused)
+    assert refused.reason.startswith("protocol 2 there, 1 here")
+
+
+def test_silence_is_told_once():
+    peers = Peers(silence=6.0)
+    peers.hello("actor-0", make_hello(), b"r1", 0.0, connected)
+    assert peers.newly_silent(6.0) == []
+    assert [peer.name for peer in peers.newly_silent(6.1)] == ["actor-0"]
+    assert peers.newly_silent(6.2) == []
+    assert peers.live(6.2) == []
