@@ -1,24 +1,18 @@
-"""Demonstrations to learn from before there is a policy: a file of JSON lines in, token sequences with weights out.
+"""Demonstrations to learn from before there is a policy: a file of JSON lines in, validated records out.
 
-A demonstration is one finished episode of somebody who errs now and then. What it says is checked line by line, because
-the file is made by another program; what it becomes is exactly what an episode's prompt would build.
+A demonstration is one finished episode of somebody who errs now and then. The file is made by another program, so every
+line is checked.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import UsageError
-from common.messages import Int32
-from common.prompt import Prompt
-
-LOG_IN = ".login("
 
 
 class _Record(BaseModel):
@@ -86,37 +80,3 @@ def split_tasks(
     kept_out = set(rng.sample(tasks, round(len(tasks) * held_out)))
     train = [demonstration for demonstration in demonstrations if demonstration.task_id not in kept_out]
     return train, [demonstration for demonstration in demonstrations if demonstration.task_id in kept_out]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """A demonstration as tokens. `tokens` [T]; `sampled` [T], True where the policy would have sampled the token."""
-
-    scenario: str
-    right: bool
-    tokens: Int32
-    sampled: np.ndarray[tuple[int], np.dtype[np.bool_]]
-
-
-def as_example(demonstration: Demonstration, prompt: Prompt, context: int, *, drill: bool = False) -> Example | None:
-    """The episode's tokens as an actor would have them; None when they exceed `context`.
-
-    A drill leaves out the turn that logs in, which is long and always the same: copying values is learned sooner from
-    sequences that consist of little else.
-    """
-    tokens = prompt.opening(demonstration.instruction, demonstration.supervisor)
-    sampled = [False] * len(tokens)
-    turns = [turn for turn in demonstration.turns if not (drill and LOG_IN in turn.code)] or demonstration.turns
-    for number, turn in enumerate(turns, start=1):
-        reply = prompt.reply(turn.code)
-        seen = prompt.observation(turn.observation, context) if number < len(turns) else []
-        tokens += reply + seen
-        sampled += [True] * len(reply) + [False] * len(seen)
-    if len(tokens) > context:
-        return None
-    return Example(
-        scenario=demonstration.scenario,
-        right=demonstration.right,
-        tokens=np.array(tokens, np.int32),
-        sampled=np.array(sampled, np.bool_),
-    )

@@ -6,9 +6,8 @@ Counted in steps, never in seconds: the same seed and the same number of threads
 from __future__ import annotations
 
 import math
-import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,13 @@ from transformers import GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3Fo
 from transformers.utils.logging import disable_progress_bar
 
 from common.log import get_logger
-from learner.demonstrations import Example
+from learner.curriculum import Example
 from learner.tokenizer import PAD_ID
 from learner.warm_start_config import ModelShape, WarmStartConfig
 
 log = get_logger(__name__)
 
 IGNORED = -100  # a target that no loss is taken on
-SORTED_BATCHES = 16  # batches whose examples are sorted by length together, so that little is padded
 LOG_EVERY = 100
 
 
@@ -54,6 +52,8 @@ def make_model(shape: ModelShape, vocabulary: int, stop: int) -> PreTrainedModel
             pad_token_id=PAD_ID,
         )
     )
+    # a copied token then raises its own logit from the first step; the two matrices part at once
+    model.lm_head.weight.data.copy_(model.model.embed_tokens.weight.data)
     return model
 
 
@@ -81,19 +81,6 @@ def pad(examples: Sequence[Example], context_weight: float) -> PaddedBatch:
     return PaddedBatch(tokens, targets, weights)
 
 
-def batches(examples: Sequence[Example], size: int, rng: random.Random) -> Iterator[list[Example]]:
-    """Batches without end: each pass is in a new order, with examples of similar length together."""
-    while True:
-        order = rng.sample(range(len(examples)), len(examples))
-        chunk = size * SORTED_BATCHES
-        for begin in range(0, len(order), chunk):
-            near = sorted(order[begin : begin + chunk], key=lambda i: len(examples[i].tokens))
-            cut = [near[i : i + size] for i in range(0, len(near), size)]
-            rng.shuffle(cut)
-            for indices in cut:
-                yield [examples[i] for i in indices]
-
-
 def rate(step: int, config: WarmStartConfig) -> float:
     """The learning rate of a step (from 0): linear warm-up, flat, then linear to 0."""
     rising = min(1.0, (step + 1) / max(1, config.warm_up))
@@ -117,14 +104,10 @@ def loss_of(model: PreTrainedModel, batch: PaddedBatch) -> tuple[torch.Tensor, t
 
 def train(
     model: PreTrainedModel,
-    drills: Sequence[Example],
-    whole: Sequence[Example],
+    batches: Iterator[Sequence[Example]],
     config: WarmStartConfig,
-    rng: random.Random,
 ) -> float:
-    """Train in place; returns the mean loss of the last steps, nats."""
-    drilling = round(config.steps * config.drills)
-    parts = {True: batches(drills, config.drill_batch, rng), False: batches(whole, config.batch, rng)}
+    """Train in place on one batch a step; returns the mean loss of the last steps, nats."""
     optimizer = _optimizer(model, config)
     model.train()
     recent: list[float] = []
@@ -132,7 +115,7 @@ def train(
     for step in range(config.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, config)
-        loss, _ = loss_of(model, pad(next(parts[step < drilling]), config.context_weight))
+        loss, _ = loss_of(model, pad(next(batches), config.context_weight))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -153,31 +136,30 @@ def _optimizer(model: PreTrainedModel, config: WarmStartConfig) -> torch.optim.O
 
 
 @torch.no_grad()
-def measure(model: PreTrainedModel, examples: Sequence[Example]) -> dict[str, Any]:
-    """Held-out loss (nats a sampled token), token accuracy, and both by scenario with the share of exact right turns.
+def measure(model: PreTrainedModel, examples: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+    """Held-out loss (nats a sampled token), token accuracy, and by scenario the accuracy and the share of exact turns.
 
-    A turn of a right demonstration is exact when each of its tokens is the likeliest after the demonstration's own.
+    A turn is exact when each of its tokens is the likeliest after the demonstration's own.
     """
     model.train(mode=False)
     losses: list[float] = []
     tokens: dict[str, list[bool]] = defaultdict(list)
     turns: dict[str, list[bool]] = defaultdict(list)
-    for example in examples:
-        batch = pad([example], 0.0)
-        loss, logits = loss_of(model, batch)
-        hits = logits.argmax(-1) == batch.targets[batch.targets != IGNORED]
-        losses += [loss.item()] * len(hits)
-        tokens[example.scenario] += hits.tolist()
-        if example.right:
-            begins = np.flatnonzero(np.diff(example.sampled.astype(np.int8)) == 1)
-            ends = np.cumsum(example.sampled)
-            edges = [int(ends[begin]) for begin in begins]
-            turns[example.scenario] += [bool(turn.all()) for turn in torch.tensor_split(hits.cpu(), edges[1:])]
+    for scenario, own in examples.items():
+        for example in own:
+            batch = pad([example], 0.0)
+            loss, logits = loss_of(model, batch)
+            hits = (logits.argmax(-1) == batch.targets[batch.targets != IGNORED]).numpy()
+            losses += [loss.item()] * len(hits)
+            tokens[scenario] += hits.tolist()
+            begins = np.flatnonzero(np.diff(example.sampled.astype(np.int8)) == 1) + 1
+            edges = np.cumsum(example.sampled)[begins] - 1
+            turns[scenario] += [bool(turn.all()) for turn in np.split(hits, edges[1:])]
     return {
         "held_out_loss": _mean(losses),
         "held_out_accuracy": _mean([hit for hits in tokens.values() for hit in hits]),
         "by_scenario": {
-            name: {"tokens": _mean(tokens[name]), "right_turns": _mean(turns[name])} for name in sorted(tokens)
+            name: {"token_accuracy": _mean(tokens[name]), "exact_turns": _mean(turns[name])} for name in sorted(tokens)
         },
     }
 
@@ -193,5 +175,5 @@ def save(folder: Path, model: PreTrainedModel) -> None:
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True, temperature=1.0, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
     )
-    disable_progress_bar()  # one file of a few MB; bars of a library garble the log
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # one file of a few MB; bars of a library garble the log
     model.save_pretrained(folder, safe_serialization=True)

@@ -11,7 +11,9 @@ import random
 import shutil
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from common.errors import UsageError
 from common.log import get_logger
 from common.prompt import SYSTEM, Prompt, task_text
 from learner.config import LearnerConfig
-from learner.demonstrations import Demonstration, Example, as_example, read_demonstrations, split_tasks
+from learner.curriculum import Curriculum, Example, batches, episode
+from learner.demonstrations import Demonstration, read_demonstrations, split_tasks
 from learner.tokenizer import save_tokenizer, train_tokenizer
 from learner.warm_start_config import WarmStartConfig
 
@@ -73,20 +76,17 @@ def make_policy(config: WarmStartConfig, seed: int) -> dict[str, Any]:
     train, measured = split_tasks(demonstrations, config.held_out, rng)
     tokenizer = train_tokenizer(_texts(train), config.vocabulary)
     prompt = Prompt.of(tokenizer)
-    drills, whole = _examples(train, prompt, config, drill=True), _examples(train, prompt, config)
     model = supervised.make_model(config.model, prompt.vocabulary_size, prompt.stop_ids[0])
     figures: dict[str, Any] = {
         "out": str(config.out),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary": prompt.vocabulary_size,
-        "demonstrations": len(whole),
+        "demonstrations": len(train),
         "steps": config.steps,
-        "tokens_per_episode": round(sum(len(example.tokens) for example in whole) / len(whole), 1),
-        "sampled_tokens_per_episode": round(sum(int(example.sampled.sum()) for example in whole) / len(whole), 1),
     }
-    log.info("warm_start_begins", **figures, drills=len(drills), seed=seed, threads=config.threads)
-    figures["loss"] = supervised.train(model, drills, whole, config, rng)
-    figures |= supervised.measure(model, _examples(measured, prompt, config))
+    log.info("warm_start_begins", **figures, seed=seed, threads=config.threads)
+    figures["loss"] = supervised.train(model, _lessons(train, prompt, config, rng), config)
+    figures |= supervised.measure(model, _by_scenario(measured, prompt, config.model.context))
 
     def write(folder: Path) -> None:
         save_tokenizer(folder, tokenizer, config.model.context)
@@ -108,19 +108,30 @@ def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
             yield turn.observation
 
 
-def _examples(
-    demonstrations: Sequence[Demonstration], prompt: Prompt, config: WarmStartConfig, *, drill: bool = False
-) -> list[Example]:
-    made = [as_example(one, prompt, config.model.context, drill=drill) for one in demonstrations]
-    fit = [example for example in made if example is not None]
-    if demonstrations and not fit:
+def _lessons(
+    demonstrations: Sequence[Demonstration], prompt: Prompt, config: WarmStartConfig, rng: random.Random
+) -> Iterator[list[Example]]:
+    """One batch a step: echoes, then drills, then episodes without end."""
+    context = config.model.context
+    if all(len(episode(one, prompt, context).tokens) > context for one in demonstrations):
         raise UsageError(
-            f"{config.demonstrations}: no demonstration fits into {config.model.context} tokens; "
+            f"{config.demonstrations}: no demonstration fits into {context} tokens; "
             "raise learner.warm_start.model.context"
         )
-    if len(fit) < len(made):
-        log.warning("demonstrations_too_long", left_out=len(made) - len(fit), context=config.model.context)
-    return fit
+    curriculum = Curriculum(demonstrations, prompt, context, config.renaming, rng)
+    for examples, share in ((curriculum.echoes(), config.echoes), (curriculum.drills(), config.drills)):
+        yield from islice(batches(examples, config.drill_batch, context, rng), round(share * config.steps))
+    yield from batches(curriculum.episodes(), config.batch, context, rng)
+
+
+def _by_scenario(demonstrations: Sequence[Demonstration], prompt: Prompt, context: int) -> dict[str, list[Example]]:
+    """Right demonstrations alone: where a choice was wrong there is no telling what the policy should have said."""
+    found: dict[str, list[Example]] = defaultdict(list)
+    for one in demonstrations:
+        example = episode(one, prompt, context)
+        if one.right and len(example.tokens) <= context:
+            found[one.scenario].append(example)
+    return found
 
 
 def _refuse_other_folders(out: Path) -> None:
@@ -152,7 +163,7 @@ def _for_a_person(figures: dict[str, Any]) -> str:
     width = max(map(len, [*scenarios, *figures]), default=0)
     lines = [f"{name:<{width}}  {value}" for name, value in figures.items()]
     lines += [
-        f"{name:<{width}}  token accuracy {accuracy['tokens']:.3f}, right turns exact {accuracy['right_turns']:.3f}"
+        f"{name:<{width}}  token accuracy {accuracy['token_accuracy']:.3f}, exact turns {accuracy['exact_turns']:.3f}"
         for name, accuracy in scenarios.items()
     ]
     return "\n".join(lines) + "\n"

@@ -47,15 +47,25 @@ class WarmStartConfig(Section):
         default=0.05, ge=0, le=0.5, description="share of tasks measured on instead of trained on", examples=[0.05]
     )
     steps: int = Field(default=1700, ge=1, description="optimizer steps, count", examples=[1700])
+    echoes: float = Field(
+        default=0.15, ge=0, le=1, description="share of the steps, from the first, on copying alone", examples=[0.15]
+    )
     drills: float = Field(
-        default=0.4,
+        default=0.35,
         ge=0,
         le=1,
-        description="share of the steps, from the first, on demonstrations without their log-in turn",
-        examples=[0.4],
+        description="share of the steps, after the echoes, on tasks without log-in and prompt's head",
+        examples=[0.35],
     )
-    drill_batch: int = Field(default=8, ge=1, description="demonstrations in a step of drills, count", examples=[8])
+    drill_batch: int = Field(default=8, ge=1, description="examples in a step of echoes or drills, count", examples=[8])
     batch: int = Field(default=4, ge=1, description="demonstrations in a step after the drills, count", examples=[4])
+    renaming: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="share of demonstrations whose copied values are replaced by others",
+        examples=[0.7],
+    )
     learning_rate: float = Field(default=4e-3, gt=0, description="AdamW's peak learning rate", examples=[4e-3])
     warm_up: int = Field(default=50, ge=0, description="steps until the peak, count", examples=[50])
     flat: float = Field(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.errors import UsageError
 from common.prompt import SYSTEM, Prompt, task_text
 from learner import supervised
-from learner.demonstrations import Demonstration, as_example, read_demonstrations, split_tasks
+from learner.curriculum import batches, drill, echo, episode
+from learner.demonstrations import Demonstration, read_demonstrations, split_tasks
+from learner.renaming import Renamer, copied_values
 from learner.tokenizer import train_tokenizer
 from learner.warm_start import main, make_policy
 from learner.warm_start_config import ModelShape, WarmStartConfig
@@ -102,13 +105,13 @@ def test_the_folder_is_one_that_transformers_loads(tmp_path: Path):
 def test_training_lowers_the_loss(tmp_path: Path):
     short = make_policy(small(tmp_path, steps=1, out=tmp_path / "short"), 1)
     longer = make_policy(small(tmp_path, steps=60, out=tmp_path / "longer"), 1)
-    assert longer["held_out_loss"] < 0.6 * short["held_out_loss"]
+    assert longer["held_out_loss"] < 0.7 * short["held_out_loss"]
 
 
 def test_an_example_is_what_an_episode_would_hold():
     one = of(demonstration(5))
     prompt = prompt_for(one)
-    example = as_example(one, prompt, 500)
+    example = episode(one, prompt, 500)
     first, second, third = one.turns
     parts = [
         (prompt.opening(one.instruction, one.supervisor), False),
@@ -122,20 +125,70 @@ def test_an_example_is_what_an_episode_would_hold():
     assert example.sampled.tolist() == [sampled for ids, sampled in parts for _ in ids]
 
 
-def test_a_drill_leaves_out_the_log_in_alone():
+def test_a_drill_is_the_task_without_prompt_head_and_log_in():
     one = of(demonstration(5))
     prompt = prompt_for(one)
-    drill = as_example(one, prompt, 500, drill=True)
-    without = as_example(one.model_copy(update={"turns": one.turns[1:]}), prompt, 500)
-    assert drill.tokens.tolist() == without.tokens.tolist()
+    _, second, third = one.turns
+    made = drill(one, prompt, 500)
+    expected = prompt.observation(one.instruction, 500) + prompt.reply(second.code)
+    expected += prompt.observation(second.observation, 500) + prompt.reply(third.code)
+    assert made.tokens.tolist() == expected
+    assert made.sampled.sum() == len(prompt.reply(second.code)) + len(prompt.reply(third.code))
 
 
-def test_an_episode_longer_than_the_context_is_left_out():
-    one = of(demonstration(5))
-    prompt = prompt_for(one)
-    length = len(as_example(one, prompt, 500).tokens)
-    assert as_example(one, prompt, length) is not None
-    assert as_example(one, prompt, length - 1) is None
+def test_an_echo_asks_for_the_values_that_it_shows():
+    prompt = prompt_for(of(demonstration(5)))
+    made = echo(["Silver River", "57"], prompt, 500)
+    assert prompt.text(made.tokens.tolist()) == (
+        "\n<|im_start|>user\n'Silver River' '57'<|im_end|>\n<|im_start|>assistant\n'Silver River' '57'<|im_end|>"
+    )
+    assert prompt.text(made.tokens[made.sampled].tolist()) == "'Silver River' '57'<|im_end|>"
+
+
+def test_batches_leave_out_what_is_longer_than_the_context():
+    one, other = of(demonstration(5)), of(demonstration(6, turns=1))
+    prompt = prompt_for(one, other)
+    examples = [episode(one, prompt, 500), episode(other, prompt, 500)]
+    context = len(examples[0].tokens) - 1
+    found = list(islice(batches(cycle(examples), 3, context, random.Random(1)), 20))
+    assert {len(batch) for batch in found} == {3}
+    assert {len(example.tokens) for batch in found for example in batch} == {len(examples[1].tokens)}
+
+
+def test_renaming_changes_a_copied_value_everywhere_and_nothing_else():
+    demonstrations = [of(demonstration(number)) for number in range(12)]
+    one = demonstrations[5]
+    assert copied_values(one) == {"Quiet Garden", "5"}
+    renamed = Renamer(demonstrations).renamed(one, random.Random(4))
+    title = renamed.instruction.split("'")[1]
+    number = renamed.turns[1].observation
+    assert (title, number) != ("Quiet Garden", "5")
+    assert renamed.instruction == f"What is the id of the song '{title}'?"
+    assert [turn.code for turn in renamed.turns] == [
+        LOG_IN,
+        f"print(apis.spotify.search_songs(query='{title}')[0]['song_id'])",
+        f"apis.supervisor.complete_task(answer='{number}')",
+    ]
+    assert renamed.turns[0].observation == "Execution successful."
+    assert {word for word in title.split()} <= {word for each in TITLES for word in each.split()}
+
+
+def test_two_values_of_a_demonstration_stay_two():
+    raw = demonstration(1) | {"instruction": "Send 5 dollars for 'Paper Moon' to 'Velvet Star'."}
+    raw["turns"] = [{"code": "pay(amount=5, note='Paper Moon', who='Velvet Star')", "observation": ""}]
+    one = of(raw)
+    renamer = Renamer([one])
+    for seed in range(50):
+        values = copied_values(renamer.renamed(one, random.Random(seed)))
+        assert len(values) == 3
+
+
+def test_a_value_that_the_code_takes_from_nowhere_is_left():
+    raw = demonstration(1) | {"instruction": "In which city is my 'Home' address?"}
+    raw["turns"] = [{"code": "print(a['city'] if a['name'] == 'Work')", "observation": "Salem\n"}]
+    one = of(raw)
+    assert copied_values(one) == set()
+    assert Renamer([of(demonstration(2)), one]).renamed(one, random.Random(1)) == one
 
 
 @pytest.mark.parametrize(
@@ -179,7 +232,7 @@ def test_a_task_is_never_both_trained_on_and_measured():
 def test_padding_carries_no_loss_and_the_target_is_the_next_token():
     one, other = of(demonstration(5)), of(demonstration(6, turns=1))
     prompt = prompt_for(one, other)
-    long, short = as_example(one, prompt, 500), as_example(other, prompt, 500)
+    long, short = episode(one, prompt, 500), episode(other, prompt, 500)
     batch = supervised.pad([long, short], 0.0)
     assert batch.tokens.shape == (2, len(long.tokens))
     taken = batch.targets != supervised.IGNORED
@@ -193,7 +246,7 @@ def test_padding_carries_no_loss_and_the_target_is_the_next_token():
 def test_padding_does_not_change_what_is_computed_for_the_rest():
     one, other = of(demonstration(5)), of(demonstration(6, turns=1))
     prompt = prompt_for(one, other)
-    long, short = as_example(one, prompt, 500), as_example(other, prompt, 500)
+    long, short = episode(one, prompt, 500), episode(other, prompt, 500)
     torch.manual_seed(1)
     model = supervised.make_model(
         ModelShape(hidden=16, layers=2, heads=2, ff=16, context=500), prompt.vocabulary_size, prompt.stop_ids[0]
@@ -223,6 +276,13 @@ def test_bad_demonstrations_are_refused_with_their_line(tmp_path: Path):
     file.write_text(json.dumps(demonstration(1)) + "\n{not json\n")
     with pytest.raises(UsageError, match=r"demonstrations\.jsonl, line 2: Invalid JSON"):
         read_demonstrations(file)
+
+
+def test_demonstrations_that_do_not_fit_are_refused(tmp_path: Path):
+    shape = ModelShape(hidden=16, layers=1, heads=2, ff=16, context=64)
+    with pytest.raises(UsageError, match=r"no demonstration fits into 64 tokens"):
+        make_policy(small(tmp_path, model=shape), 1)
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(tmp_path: Path):
