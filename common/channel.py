@@ -50,15 +50,15 @@ class Channel:
         self._asked[number] = answer
         try:
             await self._socket.send_multipart([number, body], flags=zmq.NOBLOCK)
-            async with asyncio.timeout(patience):
-                return await answer
+            done, _ = await asyncio.wait([answer], timeout=patience)
+            if not done:
+                raise TimeoutError(f"no answer in {patience:.1f} s")
+            return answer.result()
         except zmq.Again:
             raise TimeoutError("too many messages wait to be sent") from None
-        except TimeoutError:
-            raise TimeoutError(str(answer.exception() if answer.done() else f"no answer in {patience:.1f} s")) from None
         finally:
             self._asked.pop(number, None)
-            if answer.done() and not answer.cancelled():
+            if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # looked at, so that asyncio does not complain of one that nobody awaited
 
     def close(self) -> None:

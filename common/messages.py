@@ -388,6 +388,7 @@ def decode_as(kinds: TypeAdapter[Any], frame: bytes) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg']}") from None
+        # what came may be quoted in the reason, line ends and all
+        raise ValueError(" ".join(f"{where}: {first['msg']}".split())) from None
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ValueError(f"not a msgpack message: {error}") from None

@@ -1,0 +1,387 @@
+"""The actor's end of the link against a bare ROUTER that does what each test needs. Real sockets, CURVE on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+import zmq
+import zmq.asyncio
+from structlog.testing import capture_logs
+
+from common.channel import backoff
+from common.config import LinkConfig
+from common.errors import RunError, UsageError
+from common.keys import KeyList, actor_keys, learner_keys, new_keys
+from common.link import ActorLink, FileLink
+from common.messages import (
+    PROTOCOL_VERSION,
+    Announcement,
+    FileChunk,
+    FileRequest,
+    Goodbye,
+    HeartbeatReply,
+    Hello,
+    Message,
+    Refused,
+    Unreadable,
+    Welcome,
+    decode,
+    encode,
+)
+from common.sockets import Gatekeeper, name_and_frames, server_socket
+
+WELCOME = Welcome(run_id="r", policy_version=0, manifest_digest="ab", heartbeat_seconds=0.1)
+REPLY = HeartbeatReply(policy_version=0, manifest_digest="ab")
+BYE = Goodbye(reason="test")
+
+
+class Learner:
+    """A bare server: `answer` says what each message gets, None for nothing at all."""
+
+    def __init__(self, keys: Path, answer, port: int = 0) -> None:
+        self.heard: list[tuple[str, Message]] = []
+        self.context = zmq.asyncio.Context()
+        self.gatekeeper = Gatekeeper(self.context, KeyList(keys))
+        self.socket, self.port = server_socket(self.context, learner_keys(keys), "127.0.0.1", port, 100)
+        self.answer = answer
+        self.routing = b""
+
+    async def serve(self) -> None:
+        gate = asyncio.create_task(self.gatekeeper.serve())
+        try:
+            while True:
+                name, (self.routing, number, body) = name_and_frames(await self.socket.recv_multipart(copy=False))
+                message = decode(body)
+                self.heard.append((name, message))
+                reply = self.answer(message)
+                if reply is not None:
+                    await self.socket.send_multipart([self.routing, number, encode(reply)])
+        finally:
+            gate.cancel()
+            await asyncio.gather(gate, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def learner(keys: Path, answer, port: int = 0):
+    made = Learner(keys, answer, port)
+    serving = asyncio.create_task(made.serve())
+    try:
+        yield made
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        made.socket.close()
+        made.gatekeeper.close()
+        made.context.destroy(linger=0)
+
+
+@contextlib.asynccontextmanager
+async def actor(keys: Path, port: int, *, heartbeat_seconds: float = 0.1):
+    config = LinkConfig(port=port, keys=keys, heartbeat_seconds=heartbeat_seconds, silence_intervals=3)
+    hello = Hello(protocol=PROTOCOL_VERSION, actor="actor-0", instance="i0", slots=4)
+    link = ActorLink(config, actor_keys(keys, "actor-0"), lambda: hello)
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+@contextlib.asynccontextmanager
+async def both(keys: Path, answer):
+    """A learner that answers so, and an actor's link to it."""
+    async with both(keys, answer) as (there, link):
+        yield there, link
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    for name in ("learner", "actor-0"):
+        new_keys(tmp_path / "keys", name)
+    return tmp_path / "keys"
+
+
+async def told(logs, event: str) -> None:
+    """Until the log has an event."""
+    while not any(entry["event"] == event for entry in logs):  # noqa: ASYNC110 - a log has nothing to await
+        await asyncio.sleep(0.01)
+
+
+def welcoming(message: Message) -> Message:
+    return WELCOME if isinstance(message, Hello) else REPLY
+
+
+def run(coroutine) -> None:
+    asyncio.run(asyncio.wait_for(coroutine, 30))
+
+
+def test_an_actor_is_known_by_its_keys_name(keys):
+    async def check() -> None:
+        async with both(keys, welcoming) as (there, link):
+            assert await link.connect() == WELCOME
+            assert await link.request(BYE) == REPLY
+            assert there.heard[-1] == ("actor-0", BYE)
+
+    run(check())
+
+
+def test_answers_find_their_questions_in_any_order(keys):
+    async def check() -> None:
+        async with both(keys, lambda m: WELCOME if isinstance(m, Hello) else Unreadable(reason=m.reason)) as (
+            _there,
+            link,
+        ):
+            await link.connect()
+            asked = [link.request(Goodbye(reason=str(n))) for n in range(20)]
+            with pytest.raises(RunError, match="could not read a message: 7"):
+                await asked[7]
+            for n, question in enumerate(asked):
+                if n != 7:
+                    with pytest.raises(RunError, match=f"could not read a message: {n}$"):
+                        await question
+
+    run(check())
+
+
+def test_a_question_without_an_answer_is_asked_again_on_a_fresh_connection(keys):
+    async def check() -> None:
+        drops = [None]
+        async with (
+            learner(keys, lambda m: WELCOME if isinstance(m, Hello) else (drops.pop() if drops else REPLY)) as there,
+            actor(keys, there.port) as link,
+        ):
+            await link.connect()
+            first = there.routing
+            assert await link.request(BYE) == REPLY
+            assert there.routing != first
+            assert [type(message).__name__ for _, message in there.heard] == [
+                "Hello",
+                "Goodbye",
+                "Hello",
+                "Goodbye",
+            ]
+
+    run(check())
+
+
+def test_an_actor_finds_a_learner_that_restarted(keys):
+    async def check() -> None:
+        async with learner(keys, welcoming) as there:
+            port = there.port
+            stack = contextlib.AsyncExitStack()
+            link = await stack.enter_async_context(actor(keys, port))
+            await link.connect()
+        waiting = asyncio.create_task(link.request(BYE))
+        async with learner(keys, welcoming, port) as again:
+            assert await waiting == REPLY
+            assert [type(message).__name__ for _, message in again.heard] == ["Hello", "Goodbye"]
+            await stack.aclose()
+
+    run(check())
+
+
+def test_an_actor_waits_for_a_learner_and_says_so(keys, monkeypatch):
+    monkeypatch.setattr("common.link.SAY_WAITING_FIRST", 0.0)
+
+    async def check() -> None:
+        async with learner(keys, welcoming) as there:
+            port = there.port
+        with capture_logs() as logs:
+            async with actor(keys, port) as link:
+                connecting = asyncio.create_task(link.connect())
+                await told(logs, "waiting_for_learner")
+                assert not connecting.done()
+                async with learner(keys, welcoming, port):
+                    await connecting
+
+    run(check())
+
+
+def test_a_learner_of_another_run_is_not_joined_by_the_way(keys):
+    async def check() -> None:
+        welcomes = [WELCOME.model_copy(update={"run_id": "other"}), WELCOME]
+        async with both(keys, lambda m: welcomes.pop() if isinstance(m, Hello) else None) as (_there, link):
+            await link.connect()
+            with pytest.raises(RunError, match="now serves run other, this actor joined r"):
+                await link.request(BYE)
+
+    run(check())
+
+
+def test_a_refusal_for_good_is_raised_and_one_for_now_is_waited_out(keys):
+    async def check() -> None:
+        answers = [WELCOME, Refused(reason="another actor-0 is alive", temporary=True)]
+        async with both(keys, lambda _: answers.pop()) as (there, link):
+            assert await link.connect() == WELCOME
+        async with both(keys, lambda _: Refused(reason="protocol 2 there")) as (_there, link):
+            with pytest.raises(RunError, match="refused actor-0: protocol 2 there"):
+                await link.connect()
+
+    run(check())
+
+
+def test_a_key_that_is_not_listed_is_refused_and_both_sides_say_so(keys, tmp_path):
+    async def check() -> None:
+        (keys / "actors" / "actor-0.public").unlink()
+        with capture_logs() as logs:
+            async with both(keys, welcoming) as (there, link):
+                with pytest.raises(RunError, match=r"does not list the key of actor-0 \(fingerprint [0-9a-f]{16}\)"):
+                    await link.connect()
+                assert there.heard == []
+                refused = {(entry["module"], entry["fingerprint"]) for entry in logs if entry["event"] == "key_refused"}
+                assert len({fingerprint for _, fingerprint in refused}) == 1
+                assert {module for module, _ in refused} == {"common.link", "common.sockets"}
+
+    run(check())
+
+
+def test_a_key_listed_later_is_let_in_without_a_restart(keys):
+    async def check() -> None:
+        public = keys / "actors" / "actor-0.public"
+        hidden = public.rename(keys / "hidden")
+        async with both(keys, welcoming) as (there, link):
+            with pytest.raises(RunError):
+                await link.connect()
+            hidden.rename(public)
+            there.gatekeeper._keys._read_at = -1e9
+            async with actor(keys, there.port) as link:
+                assert await link.connect() == WELCOME
+
+    run(check())
+
+
+def test_an_actor_with_another_learners_key_names_it(keys, tmp_path):
+    async def check() -> None:
+        other = new_keys(tmp_path / "other", "learner")
+        async with learner(keys, welcoming) as there:
+            (keys / "learner.public").write_bytes(other.public)
+            with capture_logs() as logs:
+                async with actor(keys, there.port) as link:
+                    connecting = asyncio.create_task(link.connect())
+                    await told(logs, "handshake_failed")
+                    connecting.cancel()
+                    await asyncio.gather(connecting, return_exceptions=True)
+            assert there.heard == []
+
+    run(check())
+
+
+@pytest.mark.parametrize("mechanism", ["no key at all", "curve without being listed"])
+def test_a_stranger_is_not_heard(keys, mechanism):
+    async def check() -> None:
+        async with learner(keys, welcoming) as there:
+            stranger = there.context.socket(zmq.DEALER)
+            if mechanism != "no key at all":
+                stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
+                stranger.curve_serverkey = (keys / "learner.public").read_bytes().strip()
+            stranger.connect(f"tcp://127.0.0.1:{there.port}")
+            await stranger.send_multipart([b"1", encode(BYE)])
+            async with actor(keys, there.port) as link:
+                await link.connect()
+                for _ in range(20):
+                    await link.request(BYE)
+            stranger.close(linger=0)
+            assert {name for name, _ in there.heard} == {"actor-0"}
+
+    run(check())
+
+
+def test_announcements_come_as_they_are_made(keys):
+    async def check() -> None:
+        async with both(keys, welcoming) as (there, link):
+            await link.connect()
+            news = Announcement(policy_version=3, manifest_digest="cd")
+            await there.socket.send_multipart([there.routing, b"", encode(news)])
+            async for announcement in link.announcements():
+                assert announcement == news
+                break
+
+    run(check())
+
+
+def test_a_frame_that_is_no_message_does_not_hurt(keys):
+    async def check() -> None:
+        async with both(keys, welcoming) as (there, link):
+            await link.connect()
+            for frames in ([b""], [b"", b"\xc1"], [b"x" * 8, b""], [b"", b"", b"", b""]):
+                await there.socket.send_multipart([there.routing, *frames])
+            assert await link.request(BYE) == REPLY
+
+    run(check())
+
+
+def test_a_port_in_use_is_one_clear_line(keys):
+    async def check() -> None:
+        async with learner(keys, welcoming) as there:
+            with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{there.port}: cannot listen: another process"):
+                server_socket(there.context, learner_keys(keys), "127.0.0.1", there.port, 1)
+
+    run(check())
+
+
+CONTENT = bytes(range(256)) * 9000  # four whole chunks and a bit
+
+
+def chunk_of(request: FileRequest, content: bytes = CONTENT, most: int = 1 << 20) -> FileChunk:
+    data = content[request.offset : request.offset + min(request.length, most)]
+    named = {"policy_version": request.policy_version, "name": request.name, "offset": request.offset}
+    return FileChunk(**named, size=len(content), data=data)
+
+
+async def fetch(keys: Path, port: int, target: Path, size: int = len(CONTENT)) -> None:
+    config = LinkConfig(files_port=port, keys=keys, heartbeat_seconds=0.1)
+    link = FileLink(config, actor_keys(keys, "actor-0"))
+    try:
+        await link.fetch_file(3, "model.safetensors", size, target)
+    finally:
+        await link.close()
+
+
+def test_a_file_comes_whole_in_chunks(keys, tmp_path):
+    async def check() -> None:
+        async with learner(keys, chunk_of) as there:
+            await fetch(keys, there.port, tmp_path / "got")
+        assert (tmp_path / "got").read_bytes() == CONTENT
+
+    run(check())
+
+
+def test_a_file_goes_on_from_what_is_there(keys, tmp_path):
+    async def check() -> None:
+        (tmp_path / "got").write_bytes(CONTENT[:1_000_000])
+        async with learner(keys, chunk_of) as there:
+            await fetch(keys, there.port, tmp_path / "got")
+            assert min(message.offset for _, message in there.heard) == 1_000_000
+        assert (tmp_path / "got").read_bytes() == CONTENT
+
+    run(check())
+
+
+def test_shorter_chunks_than_asked_for_are_put_together(keys, tmp_path):
+    async def check() -> None:
+        async with learner(keys, lambda request: chunk_of(request, most=200_000)) as there:
+            await fetch(keys, there.port, tmp_path / "got")
+        assert (tmp_path / "got").read_bytes() == CONTENT
+
+    run(check())
+
+
+def test_a_file_of_another_size_or_none_at_all_is_an_error(keys, tmp_path):
+    async def check() -> None:
+        async with learner(keys, chunk_of) as there:
+            with pytest.raises(RunError, match="2304000 bytes at the learner, the manifest says 5"):
+                await fetch(keys, there.port, tmp_path / "got", size=5)
+        missing = FileChunk(policy_version=3, name="x", offset=0, size=0, data=b"", error="version 3 is no longer kept")
+        async with learner(keys, lambda _: missing) as there:
+            with pytest.raises(RunError, match=r"version 3, model\.safetensors: version 3 is no longer kept"):
+                await fetch(keys, there.port, tmp_path / "other")
+
+    run(check())
+
+
+def test_backoff_grows_to_half_a_minute_with_jitter():
+    waits = [wait for wait, _ in zip(backoff(), range(8), strict=False)]
+    for wait, middle in zip(waits, (1, 2, 4, 8, 16, 32, 32, 32), strict=True):
+        assert 0.75 * middle <= wait <= 1.25 * middle
