@@ -92,7 +92,7 @@ async def actor(keys: Path, port: int, *, heartbeat_seconds: float = 0.1):
 @contextlib.asynccontextmanager
 async def both(keys: Path, answer):
     """A learner that answers so, and an actor's link to it."""
-    async with both(keys, answer) as (there, link):
+    async with learner(keys, answer) as there, actor(keys, there.port) as link:
         yield there, link
 
 
@@ -111,6 +111,10 @@ async def told(logs, event: str) -> None:
 
 def welcoming(message: Message) -> Message:
     return WELCOME if isinstance(message, Hello) else REPLY
+
+
+def echoing(message: Message) -> Message:
+    return WELCOME if isinstance(message, Hello) else Unreadable(reason=message.reason)
 
 
 def run(coroutine) -> None:
@@ -202,7 +206,7 @@ def test_an_actor_waits_for_a_learner_and_says_so(keys, monkeypatch):
 def test_a_learner_of_another_run_is_not_joined_by_the_way(keys):
     async def check() -> None:
         welcomes = [WELCOME.model_copy(update={"run_id": "other"}), WELCOME]
-        async with both(keys, lambda m: welcomes.pop() if isinstance(m, Hello) else None) as (_there, link):
+        async with both(keys, lambda m: welcomes.pop() if isinstance(m, Hello) else None) as (_, link):
             await link.connect()
             with pytest.raises(RunError, match="now serves run other, this actor joined r"):
                 await link.request(BYE)
@@ -213,9 +217,9 @@ def test_a_learner_of_another_run_is_not_joined_by_the_way(keys):
 def test_a_refusal_for_good_is_raised_and_one_for_now_is_waited_out(keys):
     async def check() -> None:
         answers = [WELCOME, Refused(reason="another actor-0 is alive", temporary=True)]
-        async with both(keys, lambda _: answers.pop()) as (there, link):
+        async with both(keys, lambda _: answers.pop()) as (_, link):
             assert await link.connect() == WELCOME
-        async with both(keys, lambda _: Refused(reason="protocol 2 there")) as (_there, link):
+        async with both(keys, lambda _: Refused(reason="protocol 2 there")) as (_, link):
             with pytest.raises(RunError, match="refused actor-0: protocol 2 there"):
                 await link.connect()
 
@@ -246,8 +250,8 @@ def test_a_key_listed_later_is_let_in_without_a_restart(keys):
                 await link.connect()
             hidden.rename(public)
             there.gatekeeper._keys._read_at = -1e9
-            async with actor(keys, there.port) as link:
-                assert await link.connect() == WELCOME
+            async with actor(keys, there.port) as again:
+                assert await again.connect() == WELCOME
 
     run(check())
 
