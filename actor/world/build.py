@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
+from actor.world import relay
 from actor.world.install import APPWORLD_VERSION, appworld_python
 from common.cache import cache_folder, locked
 from common.config import Section
@@ -98,35 +99,9 @@ def build(arguments: BuildArguments) -> Path:
     return folder
 
 
-def _generate(python: Path, folder: Path, arguments: BuildArguments) -> dict[str, float]:
-    """Runs the generator in AppWorld's virtualenv and relays its progress."""
-    workers = min(8, os.cpu_count() or 1)
-    request = json.dumps({"seed": arguments.seed, "sizes": arguments.sizes(), "workers": workers})
-    command = [str(python), "-m", "actor.world.generate", str(folder), request]
-    environment = {
-        "PATH": os.environ.get("PATH", ""),
-        "PYTHONPATH": str(HERE.parent.parent),
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    last: dict[str, float] = {}
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                last = json.loads(line) if line.startswith("{") else {}
-                if name := last.pop("event", None):
-                    log.info(str(name), **last)
-        finally:
-            process.stdout.close()
-            if process.poll() is None and process.wait() is None:
-                process.kill()
-        if process.wait() != 0:
-            errors.seek(0)
-            reason = last.get("reason") or errors.read().strip()[-2000:] or f"exit code {process.returncode}"
-            raise RunError(f"the world could not be built: {reason}")
-    return {"build_seconds": last.get("seconds", 0.0), "tasks": last.get("tasks", 0)}
+def _generate(python: Path, folder: Path, arguments: BuildArguments) -> dict[str, Any]:
+    request = json.dumps({"seed": arguments.seed, "sizes": arguments.sizes(), "workers": relay.workers()})
+    return relay.run_module(python, "actor.world.generate", [str(folder), request], "the world could not be built")
 
 
 def _separate(folder: Path) -> None:

@@ -90,7 +90,7 @@ def generate(folder: Path, seed: int, sizes: dict[str, int], workers: int) -> No
     share("tasks_written", tasks, workers, write, say)
     for task, cells in zip(tasks, verify.verify(tasks, workers, say), strict=True):
         verify.store_solution(data / "tasks" / task.task_id, cells)
-    say("world_written")
+    say("world_written", tasks=len(tasks))
 
 
 def main(argv: Sequence[str]) -> int:

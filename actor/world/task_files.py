@@ -97,6 +97,7 @@ def write_task(data: Path, base: Base, task_id: str, scenario: Scenario, draft: 
         "metadata": {
             "mode": "minimal",
             "difficulty": scenario.difficulty,
+            "apps": apps_used(scenario),
             "num_apps": len(apps_used(scenario)),
             "num_apis": len(apis_used(scenario)),
             "num_solution_code_lines": sum(cell.count("\n") + 1 for cell in scenario.cells),

@@ -7,7 +7,7 @@ import random
 from actor.world.scenarios import tests
 from actor.world.scenarios.form import ANSWER, Choice, Draft, Scenario, Setting, first_page, pages
 from actor.world.scenarios.phone import LOGIN as PHONE_LOGIN
-from actor.world.scenarios.phone import alarms
+from actor.world.scenarios.phone import USERNAME, alarms
 from actor.world.scenarios.spotify import LOGIN as SPOTIFY_LOGIN
 from actor.world.scenarios.spotify import PAGE, library, likes
 
@@ -75,6 +75,7 @@ ALARM_TIME = Scenario(
     instruction="At what time is my alarm '$label' on my phone?",
     cells=(PHONE_LOGIN, "s = $read\nprint(next(x['$field'] for x in s if x['label'] == '$label'))", ANSWER),
     choices={
+        "username": USERNAME,
         "read": Choice(right=pages("phone.show_alarms"), wrong=((first_page("phone.show_alarms"), 1),), chance=0.8),
         "field": Choice(right="time", wrong=(("alarm_id", 1),), chance=0.8),
     },

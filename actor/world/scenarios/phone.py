@@ -12,7 +12,8 @@ from actor.world.people import NOW, Person
 from actor.world.scenarios import tests
 from actor.world.scenarios.form import ANSWER, DONE, Choice, Draft, Row, Scenario, Setting, first_page, login, pages
 
-LOGIN = login("phone", "phone_number")
+LOGIN = login("phone", "$username")
+USERNAME = Choice(right="phone_number", wrong=(("email", 1),), chance=0.9)  # the others are logged into by email
 FIND = "p = apis.phone.search_contacts(access_token=t$find)[0]['phone_number']"
 
 
@@ -42,7 +43,10 @@ SEND_TEXT = Scenario(
     difficulty=2,
     instruction="Send a text message to '$name' that says '$message'.",
     cells=(LOGIN, FIND, f"apis.phone.send_text_message(phone_number=p, message='$message', access_token=t)\n{DONE}"),
-    choices={"find": Choice(right=", query='$name'", wrong=(("", 1),), chance=0.38)},
+    choices={
+        "username": USERNAME,
+        "find": Choice(right=", query='$name'", wrong=(("", 1),), chance=0.4),
+    },
     draft=_to_text,
     evaluate=texted,
 )
@@ -86,6 +90,7 @@ LAST_TEXT = Scenario(
         ANSWER,
     ),
     choices={
+        "username": USERNAME,
         "find": Choice(right=", query='$name'", wrong=(("", 1),), chance=0.95),
         "which": Choice(right="0", wrong=(("-1", 1),), chance=0.4),
     },
@@ -95,9 +100,10 @@ LAST_TEXT = Scenario(
 
 
 def alarms(rng: random.Random, setting: Setting, enabled: bool) -> tuple[tuple[Row, ...], list[str], list[str]]:
-    """Seven alarms with different labels and times: rows, labels, times."""
+    """Seven alarms with different labels and times: rows, labels, times. The engine lists them by time."""
     labels = rng.sample(people.LABEL.split(), 7)
-    times = [f"{hour:02d}:{rng.choice(['00', '15', '30', '45'])}" for hour in rng.sample(range(5, 23), 7)]
+    hours = sorted(rng.sample(range(5, 23), 7))
+    times = [f"{hour:02d}:{rng.choice(['00', '15', '30', '45'])}" for hour in hours]
     rows = tuple(
         Row(
             app="phone",
@@ -120,7 +126,7 @@ def alarms(rng: random.Random, setting: Setting, enabled: bool) -> tuple[tuple[R
 
 def _to_turn_off(rng: random.Random, setting: Setting) -> Draft:
     rows, labels, _ = alarms(rng, setting, enabled=True)
-    asked = rng.randrange(1, len(labels))
+    asked = rng.choice([5, 6])  # on the second page
     return Draft(values={"label": labels[asked]}, rows=rows, private={"label": labels[asked]})
 
 
@@ -146,6 +152,7 @@ ALARM_OFF = Scenario(
         f"apis.phone.$verb, access_token=t)\n{DONE}",
     ),
     choices={
+        "username": USERNAME,
         "read": Choice(
             right=pages("phone.show_alarms"), wrong=((first_page("phone.show_alarms"), 1),), chance=0.8
         ),

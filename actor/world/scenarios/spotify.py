@@ -17,7 +17,7 @@ PAGE = 5  # the engine's default page
 
 
 def library(setting: Setting, songs: Iterable[Song]) -> tuple[Row, ...]:
-    """The supervisor's song library, in this order."""
+    """The supervisor's song library; the engine lists it by song id."""
     return tuple(
         Row(
             app="spotify",
@@ -41,10 +41,11 @@ def likes(setting: Setting, songs: Iterable[Song]) -> tuple[Row, ...]:
 
 
 def _longest(rng: random.Random, setting: Setting) -> Draft:
-    songs = rng.sample(setting.songs, rng.randint(PAGE + 3, 12))
-    longest = max(songs, key=lambda song: song.duration)
-    songs.remove(longest)
-    songs.insert(rng.randint(PAGE, len(songs)), longest)
+    longest, songs = None, []
+    while longest not in songs[PAGE:]:  # on the first page alone another song is the longest
+        songs = sorted(rng.sample(setting.songs, rng.randint(PAGE + 3, 12)), key=lambda song: song.id)
+        longest = max(songs, key=lambda song: song.duration)
+    assert longest is not None
     return Draft(
         values={}, rows=library(setting, songs), answer=longest.title, private={"candidates": [s.title for s in songs]}
     )
