@@ -22,6 +22,7 @@ from common.errors import UsageError
 
 T = TypeVar("T")
 CPU_KV_CACHE_MEGABYTES = 256
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 FORBIDDEN = ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION")
 
 
@@ -90,7 +91,9 @@ def engine_arguments(folder: Path, config: EngineConfig, slots: int, seed: int) 
                 f"actor.engine.arguments.{name}: the actor sets this one itself; see --help for its options"
             )
     if config.adapter_rank:
-        arguments |= {"max_lora_rank": config.adapter_rank, "max_loras": config.adapter_slots}
+        # vLLM reserves room for one of these; anything larger it refuses itself
+        rank = next((rank for rank in ADAPTER_RANKS if rank >= config.adapter_rank), config.adapter_rank)
+        arguments |= {"max_lora_rank": rank, "max_loras": config.adapter_slots}
     if built_for_cpu():
         arguments |= {"enforce_eager": True, "distributed_executor_backend": "uni"}
     return {"use_tqdm_on_load": False, **arguments, **config.arguments}

@@ -111,8 +111,6 @@ class Leases:
                 group.create_task(self.give_back(lease, reason))
 
     def _take(self, grant: LeaseGrant) -> None:
-        if grant.waiting_for != self.waiting_for and not grant.leases:
-            log.info("waiting_for_leases", reason=grant.waiting_for)
         self.waiting_for = grant.waiting_for
         known = set(self.ids)
         # an answer that got lost is given again: what is known already is not taken twice

@@ -38,6 +38,18 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 SwapMode = Literal["in_flight", "between_turns", "between_episodes"]
+# their warnings: no Triton and no tcmalloc on CPUs, eager mode as asked for, no tokenizer as asked for, an embedding
+# without weights that has no weights to reload (the probe judges a reload)
+HARMLESS = (
+    "vllm.config.vllm",
+    "vllm.engine.arg_utils",
+    "vllm.model_executor.model_loader.reload.layerwise",
+    "vllm.platforms.cpu",
+    "vllm.renderers.base",
+    "vllm.triton_utils.importing",
+    "vllm.v1.utils",
+    "vllm.v1.worker.cpu_worker",
+)
 
 
 class EngineFailure(Exception):  # noqa: N818 - named for what it means to the actor: the engine is dead or stuck
@@ -125,7 +137,9 @@ class Policy:
         """End the engine process. Idempotent. Blocks for a second."""
         self._open.clear()
         if self._started is not None:
-            self._started.shutdown(timeout=2.0)
+            self._started.shutdown(timeout=1.0)
+            # its finalizer would do it again, in an interpreter that is half gone
+            self._started.shutdown = lambda: None
             self._started = None
 
     @property
@@ -343,6 +357,8 @@ def _import_vllm() -> None:
     except ImportError as error:
         raise UsageError(f"vLLM cannot be imported ({_one_line(error)}): install it as the README says") from error
     logging.getLogger("vllm").setLevel(logging.WARNING)
+    for name in HARMLESS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _start_engine(folder: Path, config: EngineConfig, slots: int, seed: int) -> AsyncLLM:
