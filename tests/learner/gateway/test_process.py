@@ -1,0 +1,173 @@
+"""The gateway as a process: killed in mid-run, stopped by a signal, refused a port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from gateway_builders import TASKS, actor_link, make_keys, make_trajectory
+
+from common.config import LinkConfig
+from common.link import ActorLink
+from common.messages import Ack, LeaseGrant, LeaseRequest
+from learner.gateway import books
+from learner.gateway.ledger import open_database
+from learner.gateway.trainer_port import Resume, TrainerPort, Waiting
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Process:
+    """A gateway process on a run folder."""
+
+    def __init__(self, folder: Path, **link: object) -> None:
+        self.folder = folder
+        (folder / "train.txt").write_text("\n".join(TASKS))
+        rollout = {"train_tasks": str(folder / "train.txt"), "steps": 50, "groups_per_step": 2, "group_size": 2}
+        tree = {
+            "run": {"folder": str(folder)},
+            "link": {"port": 0, "files_port": 0, "keys": str(folder / "keys"), "heartbeat_seconds": 0.2, **link},
+            "learner": {"rollout": {**rollout, "staleness_bound": 50}},
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> subprocess.Popen[str]:
+        arguments = ["-m", "learner.gateway.service", "--config", str(self.folder / "config.yaml")]
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        return self.process
+
+    def link(self) -> LinkConfig:
+        address = self.folder / "gateway.json"
+        while not address.exists():
+            assert self.process.poll() is None, self.process.stderr.read()
+            time.sleep(0.01)
+        where = json.loads(address.read_text())
+        ports = {name: where[name] for name in ("port", "files_port")}
+        return LinkConfig(**ports, keys=self.folder / "keys", heartbeat_seconds=0.2)
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+        self.process = None
+
+
+@pytest.fixture
+def gateway(tmp_path: Path):
+    make_keys(tmp_path / "keys", "actor-0")
+    made = Process(tmp_path)
+    yield made
+    made.end()
+
+
+async def act(link: ActorLink, acknowledged: dict[str, str], stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        grant = await link.request(LeaseRequest(count=2))
+        assert isinstance(grant, LeaseGrant)
+        if not grant.leases:
+            await asyncio.sleep(0.01)
+        for lease in grant.leases:
+            ack = await link.request(make_trajectory(lease))
+            assert isinstance(ack, Ack)
+            acknowledged[lease.lease_id] = ack.outcome
+
+
+def train(folder: Path, kills: list[asyncio.Event], loop: asyncio.AbstractEventLoop, steps: int) -> list[str]:
+    """Trains a step at a time; what it trained on, in order. Half-way through, the gateway is killed."""
+    port, trained = TrainerPort(folder), []
+    port.hello(None)
+    port.published(0, "00" * 32, 0, [], {})
+    for step in range(1, steps + 1):
+        while isinstance(groups := port.next_groups(step), Waiting):
+            pass
+        if step % 4 == 2:
+            loop.call_soon_threadsafe(kills[step // 4].set)
+        ids = [member.trajectory_id for group in groups for member in group.members]
+        trained += ids
+        port.published(step, f"{step:02x}" * 32, step, ids, {})
+    port.hello(Resume(policy_version=steps, step=steps, consumed=tuple(ids)))
+    port.close()
+    return trained
+
+
+def test_nothing_acknowledged_is_lost_and_nothing_trained_twice_when_the_gateway_is_killed(gateway, monkeypatch):
+    monkeypatch.setattr("learner.gateway.trainer_port.ANSWER_WITHIN", 0.5)
+    acknowledged: dict[str, str] = {}
+
+    async def whole() -> list[str]:
+        gateway.start()
+        stop, kills = asyncio.Event(), [asyncio.Event() for _ in range(3)]
+        async with actor_link(gateway.link()) as link:
+            await link.connect()
+            acting = asyncio.create_task(act(link, acknowledged, stop))
+            loop = asyncio.get_running_loop()
+            training = asyncio.create_task(asyncio.to_thread(train, gateway.folder, kills, loop, 12))
+            for kill in kills:
+                await kill.wait()
+                gateway.end()
+                gateway.start()
+            trained = await training
+            stop.set()
+            await acting
+            return trained
+
+    trained = asyncio.run(asyncio.wait_for(whole(), 60))
+    gateway.end()
+    assert len(trained) == len(set(trained)) == 12 * 2 * 2
+    assert set(acknowledged.values()) <= {"ok", "duplicate"}
+    with open_database(gateway.folder / "ledger.sqlite", read_only=True) as database:
+        held = {row[0] for row in database.execute("SELECT trajectory_id FROM trajectories")}
+        states = dict(database.execute("SELECT lease_id, state FROM leases"))
+        found = books.books(database)
+    database.close()
+    assert set(acknowledged) <= held
+    assert {states[lease_id] for lease_id in trained} == {"trained"}
+    assert found.balanced, found
+    assert found.trained == len(trained)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly(gateway, number):
+    process = gateway.start()
+    gateway.link()
+    process.send_signal(number)
+    assert process.wait(10) == 0
+    assert books.main([str(gateway.folder)]) == 0
+
+
+def test_a_port_in_use_is_one_line_and_exit_2(gateway, tmp_path):
+    gateway.start()
+    taken = gateway.link().port
+    other = tmp_path / "other"
+    other.mkdir()
+    make_keys(other / "keys")
+    second = Process(other, port=taken).start()
+    _, errors = second.communicate(timeout=30)
+    assert second.returncode == 2
+    wanted = f"gateway: 127.0.0.1:{taken}: cannot listen: another process listens there already; choose another with"
+    assert errors.splitlines()[-1].startswith(wanted)
+    assert not (other / "gateway.json").exists()
+
+
+def test_a_second_gateway_on_a_run_is_refused(gateway):
+    gateway.start()
+    gateway.link()
+    arguments = [sys.executable, "-m", "learner.gateway.service", "--config", str(gateway.folder / "config.yaml")]
+    second = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode == 2
+    assert second.stderr.splitlines()[-1].endswith("another gateway is at work on this run; stop it first")
+
+
+def test_it_never_imports_torch():
+    code = "import sys, learner.gateway.service; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
