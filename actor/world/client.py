@@ -103,7 +103,7 @@ class WorldHost:
             theirs.close()
             ours.close()
             self._slots.release()
-            if isinstance(error, TimeoutError | OSError):
+            if isinstance(error, TimeoutError | OSError | RunError):
                 raise WorldFailure(f"no world opened for task {task_id}: {error or 'it took too long'}") from error
             raise
         self._worlds.add(world)
@@ -143,6 +143,8 @@ class WorldHost:
                 self.restarts += 1
                 log.error("world_host_died", returncode=self._host.process.returncode, restarts=self.restarts)
                 await asyncio.sleep(RESTART_SECONDS[min(self._failed_starts, len(RESTART_SECONDS) - 1)])
+                for folder in self._scratch.glob("[0-9]*"):
+                    shutil.rmtree(folder, ignore_errors=True)
             self._failed_starts += 1
             self._host = await self._new_host()
             self._failed_starts = 0
@@ -177,43 +179,43 @@ class World:
         self._changes: list[bytes] = []
         self._completed = False
         self._killed: str | None = None
-        self._open = True
+        self._open, self._broken = True, False
         self._deadline = asyncio.get_running_loop().time() + host.config.episode_seconds
 
     async def execute(self, code: str) -> Observation:
         """Runs one cell. A cell over a limit is killed, and its world runs no more cells. Raises WorldFailure."""
-        if not self._open:
-            raise WorldFailure(f"the world of task {self.task.task_id} is closed")
+        self._must_stand()
         if self._killed is not None:
             return self._ended("The session has ended: no more code can be executed.")
-        loop = asyncio.get_running_loop()
-        left = self._deadline - loop.time()
+        left = self._deadline - asyncio.get_running_loop().time()
         seconds = max(0.0, min(self._host.config.cell_seconds, left))
-        limit = "time" if self._host.config.cell_seconds <= left else "episode"
+        turn = asyncio.ensure_future(self._turn(code))
         try:
-            turn = asyncio.ensure_future(self._turn(code))
             done, _ = await asyncio.wait({turn}, timeout=seconds)
             if not done:
+                self._killed = "time" if self._host.config.cell_seconds <= left else "episode"
                 self._kill(1)
-                self._killed = limit
                 done, _ = await asyncio.wait({turn}, timeout=KILL_SECONDS)
             if not done:
                 self._kill(0)
             head, body = await turn
         except (OSError, EOFError, frames.BadFrame) as error:
-            await self.close()
+            self._broken = True
             raise WorldFailure(f"the world of task {self.task.task_id} broke down: {error}") from error
         finally:
-            if not turn.done():
+            if not turn.done():  # cancelled in the middle of a turn: what comes next on the socket is not known
                 turn.cancel()
+                self._broken = True
         return self._observed(head, body, seconds)
 
     async def grade(self) -> Verdict:
         """Ends the episode and grades the state that it left. Raises WorldFailure."""
-        if not self._open:
-            raise WorldFailure(f"the world of task {self.task.task_id} is closed")
-        await self.close()
-        return await self._host.graded(self.task.task_id, self._changes)
+        self._must_stand()
+        closing = asyncio.create_task(self.close())
+        try:
+            return await self._host.graded(self.task.task_id, self._changes)
+        finally:
+            await closing
 
     async def close(self) -> None:
         """Ends the world's processes. Idempotent; without `grade` the episode is abandoned."""
@@ -233,6 +235,11 @@ class World:
             os.close(self._pidfds[0])
             self._host.forget(self)
 
+    def _must_stand(self) -> None:
+        if self._broken or not self._open:
+            state = "broken" if self._broken else "closed"
+            raise WorldFailure(f"the world of task {self.task.task_id} is {state}")
+
     async def _turn(self, code: str) -> frames.Frame:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._sock, frames.pack({}, code.encode("utf-8", errors="replace")))
@@ -243,8 +250,7 @@ class World:
         if changes:
             self._changes.append(changes)
         self._completed = head["completed"]
-        if head["ended"] is None:
-            self._killed = None  # the cell ended just before its limit did
+        if head["ended"] is None:  # also when it ended just before its limit did
             return Observation(text, head["failed"], self._completed)
         self._killed = self._killed or head["ended"]
         self._kill(1)
@@ -269,6 +275,8 @@ async def _hello(sock: socket.socket, task_id: str) -> list[int]:
     await ready(sock, write=False)
     data, pidfds, _, _ = socket.recv_fds(sock, frames.LENGTHS.size + 4096, 2)
     if len(pidfds) == 2:
+        for pidfd in pidfds:
+            os.set_inheritable(pidfd, False)
         return pidfds
     if not data:
         raise WorldFailure(f"no world opened for task {task_id}: the host or the new process ended")

@@ -175,6 +175,7 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
         host.serve()
     finally:
         host.close()
+        shutil.rmtree(settings["scratch"], ignore_errors=True)  # the client may have been killed
     sys.stderr.flush()
     os._exit(0)
 
@@ -189,6 +190,7 @@ def _start(control: socket.socket, settings: dict[str, Any]) -> Host:
     engine.settle()
     limits = sandbox.Limits(sandbox.address_space() + settings["memory_bytes"], settings["cpu_seconds"])
     sandbox.adopt_orphans()
+    sandbox.hurry()
     guards = sandbox.enter([*_read_from_now_on(), Path(settings["root"])], scratch)
     return Host(control, scratch, settings["characters"], limits, guards)
 

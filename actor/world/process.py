@@ -43,7 +43,7 @@ class WorldProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         try:
             process = await asyncio.create_subprocess_exec(
-                *(str(python), "-P", "-s", "-W", "ignore", "-c", BOOT),
+                *(str(python), "-P", "-s", "-c", BOOT),
                 *(str(PACKAGE), module, str(theirs.fileno()), json.dumps(settings)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
