@@ -94,9 +94,10 @@ class Leases:
         self._waiting = deque(lease for lease in self._waiting if lease.lease_id not in lease_ids)
         self.news()
 
-    async def give_back(self, lease: Lease, reason: str) -> None:
-        """Return a lease that will not be fulfilled."""
-        answer = await self._request(LeaseReturn(lease_id=lease.lease_id, reason=reason[:REASON_CHARACTERS]))
+    async def give_back(self, lease: Lease, reason: str, *, failure: bool = True) -> None:
+        """Return a lease that will not be fulfilled; `failure` is the episode's own, not this actor's."""
+        message = LeaseReturn(lease_id=lease.lease_id, reason=reason[:REASON_CHARACTERS], failure=failure)
+        answer = await self._request(message)
         if isinstance(answer, Ack) and answer.outcome != "ok":
             log.info("lease_return_not_taken", lease=lease.lease_id, outcome=answer.outcome, reason=answer.reason)
         self.done(lease)
@@ -108,7 +109,7 @@ class Leases:
         self._waiting.clear()
         async with asyncio.TaskGroup() as group:
             for lease in held:
-                group.create_task(self.give_back(lease, reason))
+                group.create_task(self.give_back(lease, reason, failure=False))
 
     def _take(self, grant: LeaseGrant) -> None:
         self.waiting_for = grant.waiting_for

@@ -179,7 +179,7 @@ class Hello(Message):
     lease_ids: tuple[Identifier, ...] = Field(
         default=(),
         max_length=100_000,
-        description="leases held: episodes under way and trajectories in the spool; all others of this name are free",
+        description="leases held; those of this name that its first heartbeat does not hold either are free",
         examples=[("g000041.3.0",)],
     )
 
@@ -238,6 +238,9 @@ class LeaseReturn(Message):
     kind: Literal["lease_return"] = "lease_return"
     lease_id: Identifier = Field(description="the lease", examples=["g000041.3.0"])
     reason: str = Field(max_length=2000, description="why", examples=["world host died"])
+    failure: bool = Field(
+        default=True, description="whether it counts towards the member's failures; a leave does not", examples=[False]
+    )
 
 
 class Ack(Message):

@@ -41,14 +41,14 @@ class Inbox:
             self._book.reject(record, "invalid", reason[:MAX_DETAIL])
         return Verdict("invalid", reason[:MAX_DETAIL])
 
-    def give_back(self, actor: str, lease_id: str, reason: str) -> Verdict:
+    def give_back(self, actor: str, lease_id: str, reason: str, *, failure: bool = True) -> Verdict:
         """A returned lease: it is issued again, or its member is lost after too many failures."""
         record = self._book.find(lease_id)
         if record is None or record.state != "leased":
             return Verdict("duplicate", "no longer leased")
         if record.actor != actor:
             return Verdict("fenced", f"leased to {record.actor}")
-        self._book.give_back(record, reason[:MAX_DETAIL])
+        self._book.give_back(record, reason[:MAX_DETAIL], failure=failure)
         return Verdict("ok")
 
     def _judge(self, actor: str, trajectory: Trajectory, record: LeaseRecord | None) -> Verdict:

@@ -192,18 +192,23 @@ class LeaseBook:
         for _, record in self._leases.values():
             record.expires_at = now + self.config.lease_seconds
 
-    def release(self, actor: str, held: Collection[str], reason: str) -> list[str]:
-        """Drop an actor's leases but those it holds: it left, or came back without them. No failure of theirs."""
-        kept = set(held)
-        mine = [record for _, record in self._leases.values() if record.actor == actor and record.state == "leased"]
-        gone = [record for record in mine if record.lease_id not in kept]
+    def leased_to(self, actor: str) -> list[str]:
+        """Leases that an actor has not fulfilled yet."""
+        return [
+            record.lease_id for _, record in self._leases.values() if record.actor == actor and record.state == "leased"
+        ]
+
+    def release(self, lease_ids: Iterable[str], reason: str) -> list[str]:
+        """Drop leases that are out because their actor left, or came back without them: no failure of theirs."""
+        found = [self.find(lease_id) for lease_id in lease_ids]
+        gone = [record for record in found if record is not None and record.state == "leased"]
         for record in gone:
             self._drop(record, reason)
         return [record.lease_id for record in gone]
 
-    def give_back(self, record: LeaseRecord, detail: str) -> None:
-        """A lease came back unfulfilled. It counts as a failure, and the member is leased again or lost."""
-        self._drop(record, "returned", detail, failure=True)
+    def give_back(self, record: LeaseRecord, detail: str, *, failure: bool) -> None:
+        """A lease came back unfulfilled: its member is leased again, or lost when it failed too often."""
+        self._drop(record, "returned", detail, failure=failure)
 
     def reject(self, record: LeaseRecord, reason: str, detail: str) -> None:
         """A lease's trajectory cannot be used: `stale` loses the member, anything else counts as a failure."""
@@ -227,7 +232,7 @@ class LeaseBook:
         member = group.members[record.lease.member]
         return (
             record.state == "dropped"
-            and record.reason in ("lapsed", "actor_restarted", "actor_left", "grant_lost")
+            and record.reason in ("lapsed", "unclaimed", "actor_left")
             and member.leases[-1] is record
             and group.state == "open"
         )

@@ -22,6 +22,7 @@ class Peer:
     slots: int
     heard_at: float  # seconds, the gateway's monotonic clock
     heartbeat: Heartbeat | None = None
+    unclaimed: frozenset[str] = frozenset()  # leases of this name that its first heartbeat must name, or they are free
     left: bool = False
     silent: bool = field(default=False)  # noticed and logged
 
@@ -35,8 +36,8 @@ class Peers:
 
     def hello(
         self, name: str, hello: Hello, routing: bytes, now: float, is_connected: Callable[[bytes], bool]
-    ) -> Refused | bool:
-        """Let an actor in: whether it is another process than before under this name; or why it stays outside."""
+    ) -> Peer | Refused:
+        """Let an actor in, or say why it stays outside."""
         if hello.protocol != PROTOCOL_VERSION:
             reason = f"protocol {hello.protocol} there, {PROTOCOL_VERSION} here: install the same version on both sides"
             return Refused(reason=reason)
@@ -49,8 +50,8 @@ class Peers:
             if quiet <= self._silence and is_connected(old.routing):
                 reason = f"another actor named {name} is alive (heard {quiet:.1f} s ago): stop it, or use another name"
                 return Refused(reason=reason, temporary=True)
-        self._by_name[name] = Peer(name, hello.instance, routing, hello.slots, now)
-        return anew
+        peer = self._by_name[name] = Peer(name, hello.instance, routing, hello.slots, now)
+        return peer
 
     def hear(self, name: str, routing: bytes, now: float) -> Peer | None:
         """The actor behind a message; None when this connection was not welcomed (it is to say `Hello`)."""

@@ -90,17 +90,14 @@ class Reception:
             case LeaseRequest():
                 return self._grant(peer, message)
             case LeaseReturn():
-                verdict = self._run.inbox.give_back(peer.name, message.lease_id, message.reason)
-                log.warning("lease_returned", actor=peer.name, lease=message.lease_id, reason=message.reason)
-                return self._ack(message.lease_id, verdict)
+                return self._ack(message.lease_id, self._take_back(peer.name, message))
             case Heartbeat():
-                peer.heartbeat = message
-                return self._reply(self._run.book.renew(peer.name, message.lease_ids, self._clock()))
+                return self._heartbeat(peer, message)
             case ReloadReport():
                 self._note_reload(peer, message)
                 return self._reply([])
             case Goodbye():
-                freed = self._run.book.release(peer.name, (), "actor_left")
+                freed = self._run.book.release(self._run.book.leased_to(peer.name), "actor_left")
                 peer.left = True
                 log.info("actor_left", actor=peer.name, reason=message.reason, leases_freed=len(freed))
                 return self._reply([])
@@ -108,20 +105,33 @@ class Reception:
 
     def _hello(self, name: str, routing: bytes, hello: Hello) -> Message:
         now = self._clock()
-        anew = self.peers.hello(name, hello, routing, now, self._is_connected)
-        if isinstance(anew, Refused):
-            log.warning("actor_refused", actor=name, reason=anew.reason)
-            return anew
-        book = self._run.book
-        freed = book.release(name, hello.lease_ids, "actor_restarted" if anew else "grant_lost")
-        book.renew(name, hello.lease_ids, now)
-        log.info("actor_welcomed", actor=name, slots=hello.slots, holds=len(hello.lease_ids), leases_freed=len(freed))
+        peer = self.peers.hello(name, hello, routing, now, self._is_connected)
+        if isinstance(peer, Refused):
+            log.warning("actor_refused", actor=name, reason=peer.reason)
+            return peer
+        self._run.book.renew(name, hello.lease_ids, now)
+        peer.unclaimed = frozenset(self._run.book.leased_to(name)) - set(hello.lease_ids)
+        counts = {"holds": len(hello.lease_ids), "unclaimed": len(peer.unclaimed)}
+        log.info("actor_welcomed", actor=name, instance=hello.instance, slots=hello.slots, **counts)
         return Welcome(
             run_id=self._run.run_id,
             policy_version=self._run.policy_version,
             manifest_digest=self._run.manifest_digest,
             heartbeat_seconds=self._heartbeat_seconds,
         )
+
+    def _heartbeat(self, peer: Peer, heartbeat: Heartbeat) -> HeartbeatReply:
+        peer.heartbeat = heartbeat
+        if peer.unclaimed:
+            # a restarted actor, or one whose grant got lost: what it does not hold now it never will
+            freed = self._run.book.release(peer.unclaimed.difference(heartbeat.lease_ids), "unclaimed")
+            peer.unclaimed = frozenset()
+            log.info("leases_freed", actor=peer.name, leases=len(freed))
+        return self._reply(self._run.book.renew(peer.name, heartbeat.lease_ids, self._clock()))
+
+    def _take_back(self, actor: str, returned: LeaseReturn) -> Verdict:
+        log.warning("lease_returned", actor=actor, lease=returned.lease_id, reason=returned.reason)
+        return self._run.inbox.give_back(actor, returned.lease_id, returned.reason, failure=returned.failure)
 
     def _receive(self, actor: str, trajectory: Trajectory, body: bytes) -> Verdict:
         verdict = self._run.inbox.receive(actor, trajectory, body)

@@ -18,14 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 import zmq
@@ -44,6 +42,7 @@ from learner.gateway.reception import Reception, Reminder
 from learner.gateway.run_state import RunState
 from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_port import Impossible, NotYet, TrainerMessage
+from learner.run_lock import only_one
 
 log = get_logger(__name__)
 
@@ -276,16 +275,6 @@ async def opened(run: RunState, link: LinkConfig, *, stop_with_parent: bool = Fa
         yield Gateway(run, link, sockets, stop_with_parent=stop_with_parent)
 
 
-@contextlib.contextmanager
-def _only_gateway(folder: Path) -> Any:
-    with (folder / "gateway.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{folder}: another gateway is at work on this run; stop it first") from None
-        yield
-
-
 async def _run(run: RunState, link: LinkConfig, *, stop_with_parent: bool) -> None:
     async with opened(run, link, stop_with_parent=stop_with_parent) as gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -305,9 +294,10 @@ def main(argv: Sequence[str]) -> int:
     where, link = loaded.section("run", RunConfig), loaded.section("link", LinkConfig)
     learner = loaded.section("learner", LearnerConfig)
     where.folder.mkdir(parents=True, exist_ok=True)
-    configure("gateway", file=where.folder / "logs" / "gateway.jsonl", level=where.log_level)
+    file = where.folder / "logs" / "gateway.jsonl"
+    configure("gateway", file=file, console=sys.stderr.isatty(), level=where.log_level)
     evaluation = learner.evaluation
-    with _only_gateway(where.folder):
+    with only_one(where.folder / "gateway.lock"):
         try:
             run = RunState(
                 where.folder,
@@ -331,6 +321,7 @@ def _exit_code(argv: Sequence[str]) -> int:
     try:
         return main(argv)
     except (UsageError, RunError) as error:
+        log.error("gateway_failed", reason=str(error))
         sys.stderr.write(f"gateway: {error}\n")
         return 2 if isinstance(error, UsageError) else 1
 

@@ -86,8 +86,9 @@ class TrainerDesk:
         version = Version(message.policy_version, message.manifest_digest, message.step)
         if run.current == version:
             return Noted()
-        if message.policy_version <= run.policy_version and message.step:
-            return Impossible(reason=f"version {message.policy_version} published, current is {run.policy_version}")
+        again = run.current is not None and (run.current.version, run.current.step) == (version.version, version.step)
+        if version.version <= run.policy_version and not again:
+            return Impossible(reason=f"version {version.version} published, current is {run.policy_version}")
         run.book.consume(message.step, message.consumed, message.dropped)
         run.ledger.publish(version, len(message.consumed), len(message.dropped))
         run.publish(version)

@@ -115,3 +115,9 @@ def test_a_returned_lease_is_issued_again(run):
     assert run.inbox.give_back("actor-0", lease.lease_id, "world host died").outcome == "duplicate"
     assert lease_to(run).lease_id == f"{lease.group_id}.{lease.member}.1"
     assert run.ledger.lease_state(lease.lease_id) == ("dropped", "returned")
+
+
+def test_a_lease_returned_on_leaving_is_no_failure_of_its_member(run):
+    lease = lease_to(run)
+    run.inbox.give_back("actor-0", lease.lease_id, "SIGTERM", failure=False)
+    assert next(run.book.groups).members[lease.member].failures == 0

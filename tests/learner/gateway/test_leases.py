@@ -19,7 +19,7 @@ def arrive_all(book: LeaseBook, actor: str = "a", count: int = 100) -> list[str]
 def drop_member(book: LeaseBook, lease_id: str) -> None:
     group_id, member, epoch = lease_id.split(".")
     while (record := book.find(f"{group_id}.{member}.{epoch}")) is not None:
-        book.give_back(record, "world host died")
+        book.give_back(record, "world host died", failure=True)
         book.grant("a", 1, now=0.0)
         epoch = str(int(epoch) + 1)
 
@@ -104,16 +104,17 @@ def test_a_group_with_one_survivor_is_dropped_whole_and_another_is_drawn():
     assert record is not None
     assert lost is not None
     book.arrive(record, oldest_version=0)
-    book.give_back(lost, "world host died")
+    book.give_back(lost, "world host died", failure=True)
     assert (record.state, record.reason) == ("dropped", "group_too_small")
     assert list(book.groups) == []
     assert book.grant("a", 1, now=0.0)[0][0].group_id == "g000001"
 
 
-def test_an_actor_that_comes_back_keeps_what_it_holds_and_loses_the_rest_without_a_failure():
+def test_what_is_released_is_issued_again_without_a_failure():
     book = make_book()
     kept, lost = book.grant("a", 2, now=0.0)[0]
-    assert book.release("a", [kept.lease_id], "actor_restarted") == [lost.lease_id]
+    assert book.leased_to("a") == [kept.lease_id, lost.lease_id]
+    assert book.release([lost.lease_id], "unclaimed") == [lost.lease_id]
     (again,), _ = book.grant("b", 1, now=0.0)
     assert (again.member, again.epoch) == (lost.member, 1)
     group = next(book.groups)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from gateway_builders import make_hello
 
 from common.messages import Refused
-from learner.gateway.peers import Peers
+from learner.gateway.peers import Peer, Peers
 
 
 def connected(_routing: bytes) -> bool:
@@ -16,7 +16,7 @@ def gone(_routing: bytes) -> bool:
 
 def test_a_second_actor_of_one_name_is_refused_for_now():
     peers = Peers(silence=6.0)
-    assert peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected) is True
+    assert isinstance(peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected), Peer)
     refused = peers.hello("actor-0", make_hello(instance="two"), b"r2", 5.0, connected)
     assert isinstance(refused, Refused)
     assert refused.temporary
@@ -28,14 +28,14 @@ def test_a_second_actor_of_one_name_is_refused_for_now():
 def test_a_restarted_actor_gets_in_at_once_when_the_old_connection_is_gone():
     peers = Peers(silence=6.0)
     peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected)
-    assert peers.hello("actor-0", make_hello(instance="two"), b"r2", 0.1, gone) is True
+    assert peers.hello("actor-0", make_hello(instance="two"), b"r2", 0.1, gone).routing == b"r2"
     assert peers.hear("actor-0", b"r1", 0.2) is None
 
 
 def test_a_restarted_actor_gets_in_when_the_old_one_was_silent():
     peers = Peers(silence=6.0)
     peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected)
-    assert peers.hello("actor-0", make_hello(instance="two"), b"r2", 6.1, connected) is True
+    assert peers.hello("actor-0", make_hello(instance="two"), b"r2", 6.1, connected).routing == b"r2"
 
 
 def test_an_actor_that_left_makes_room_at_once():
@@ -44,13 +44,13 @@ def test_an_actor_that_left_makes_room_at_once():
     peer = peers.hear("actor-0", b"r1", 0.1)
     assert peer is not None
     peer.left = True
-    assert peers.hello("actor-0", make_hello(instance="two"), b"r2", 0.2, connected) is True
+    assert peers.hello("actor-0", make_hello(instance="two"), b"r2", 0.2, connected).routing == b"r2"
 
 
 def test_the_same_process_may_connect_anew():
     peers = Peers(silence=6.0)
     peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected)
-    assert peers.hello("actor-0", make_hello(instance="one"), b"r2", 0.1, connected) is False
+    assert peers.hello("actor-0", make_hello(instance="one"), b"r2", 0.1, connected).routing == b"r2"
     assert peers.hear("actor-0", b"r2", 0.2) is not None
 
 

@@ -165,7 +165,7 @@ def test_a_second_gateway_on_a_run_is_refused(gateway):
     arguments = [sys.executable, "-m", "learner.gateway.service", "--config", str(gateway.folder / "config.yaml")]
     second = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert second.returncode == 2
-    assert second.stderr.splitlines()[-1].endswith("another gateway is at work on this run; stop it first")
+    assert second.stderr.splitlines()[-1].endswith("another gateway is at work on this run; stop it")
 
 
 def test_it_never_imports_torch():

@@ -1,0 +1,171 @@
+"""What actors are answered, without sockets: names, connections and times come in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgpack
+import pytest
+from gateway_builders import make_hello, make_run, make_trajectory
+
+from common.messages import (
+    Ack,
+    Goodbye,
+    Heartbeat,
+    HeartbeatReply,
+    LeaseGrant,
+    LeaseRequest,
+    Message,
+    Refused,
+    Unreadable,
+    Welcome,
+    encode,
+)
+from learner.gateway.ledger import Version
+from learner.gateway.reception import Reception
+
+
+class Desk:
+    """A reception whose clock and connections the test moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = 0.0
+        self.gone: set[bytes] = set()
+        self.run = make_run(folder, groups_per_step=1, group_size=4, lease_seconds=60.0)
+        self.publish(0)
+        self.reception = Reception(
+            self.run,
+            heartbeat_seconds=2.0,
+            silence=6.0,
+            is_connected=lambda routing: routing not in self.gone,
+            clock=lambda: self.now,
+        )
+
+    def publish(self, version: int) -> None:
+        made = Version(version, f"{version:02x}" * 32, version)
+        self.run.ledger.publish(made, 0, 0)
+        self.run.publish(made)
+        self.run.commit()
+
+    def say(self, message: Message | bytes, name: str = "actor-0", routing: bytes = b"r0") -> Message:
+        frame = message if isinstance(message, bytes) else encode(message)
+        answer = self.reception.answer(name, routing, frame)
+        self.run.commit()
+        return answer
+
+    def beat(self, *lease_ids: str, routing: bytes = b"r0") -> HeartbeatReply:
+        reply = self.say(
+            Heartbeat(policy_version=0, episodes=0, lease_ids=lease_ids, tokens_per_second=0.0, spooled=0),
+            routing=routing,
+        )
+        assert isinstance(reply, HeartbeatReply)
+        return reply
+
+    def lease(self, count: int, routing: bytes = b"r0", name: str = "actor-0") -> list[str]:
+        grant = self.say(LeaseRequest(count=count), routing=routing, name=name)
+        assert isinstance(grant, LeaseGrant)
+        return [lease.lease_id for lease in grant.leases]
+
+
+@pytest.fixture
+def desk(tmp_path: Path):
+    made = Desk(tmp_path)
+    yield made
+    made.run.close()
+
+
+def test_a_welcome_says_which_run_and_which_version(desk):
+    desk.publish(1)
+    welcome = desk.say(make_hello())
+    assert welcome == Welcome(
+        run_id=desk.run.run_id, policy_version=1, manifest_digest="01" * 32, heartbeat_seconds=2.0
+    )
+
+
+def test_a_connection_that_did_not_say_hello_is_asked_to(desk):
+    answer = desk.say(LeaseRequest(count=1))
+    assert isinstance(answer, Refused)
+    assert answer.temporary
+    desk.say(make_hello())
+    assert isinstance(desk.say(LeaseRequest(count=1), routing=b"another connection"), Refused)
+
+
+def test_acks_and_heartbeats_tell_the_current_version(desk):
+    desk.say(make_hello())
+    grant = desk.say(LeaseRequest(count=1))
+    desk.publish(1)
+    ack = desk.say(make_trajectory(grant.leases[0]))
+    assert isinstance(ack, Ack)
+    assert (ack.policy_version, ack.manifest_digest) == (1, "01" * 32)
+    assert (desk.beat().policy_version, desk.beat().manifest_digest) == (1, "01" * 32)
+
+
+def test_a_restarted_actor_keeps_its_spool_and_frees_the_rest_at_its_first_heartbeat(desk):
+    desk.say(make_hello(instance="one"))
+    spooled, lost = desk.lease(2)
+    desk.gone.add(b"r0")
+    assert isinstance(desk.say(make_hello(instance="two"), routing=b"r1"), Welcome)
+    desk.beat(spooled, routing=b"r1")
+    assert desk.run.book.find(spooled).state == "leased"
+    assert (desk.run.book.find(lost).state, desk.run.book.find(lost).reason) == ("dropped", "unclaimed")
+    assert lost.removesuffix(".0") + ".1" in desk.lease(4, routing=b"r1")
+
+
+def test_leases_granted_after_a_restart_stay_though_the_first_heartbeat_was_made_before(desk):
+    desk.say(make_hello(instance="one"))
+    desk.gone.add(b"r0")
+    desk.say(make_hello(instance="two"), routing=b"r1")
+    (granted,) = desk.lease(1, routing=b"r1")
+    desk.beat(routing=b"r1")
+    assert desk.run.book.find(granted).state == "leased"
+
+
+def test_a_goodbye_frees_all_leases_at_once(desk):
+    desk.say(make_hello())
+    (lease_id,) = desk.lease(1)
+    desk.say(Goodbye(reason="SIGTERM"))
+    assert desk.run.book.find(lease_id).reason == "actor_left"
+    desk.say(make_hello("actor-1"), name="actor-1", routing=b"r1")
+    assert desk.lease(1, routing=b"r1", name="actor-1") == [lease_id.removesuffix(".0") + ".1"]
+    assert isinstance(desk.say(LeaseRequest(count=1)), Refused)
+
+
+def test_a_heartbeat_renews_and_tells_what_to_stop(desk):
+    desk.say(make_hello())
+    first, second = desk.lease(2)
+    desk.now = 50.0
+    assert desk.beat(first).cancelled == ()
+    assert [record.lease_id for record in desk.run.book.expire(now=60.0)] == [second]
+    desk.lease(1)
+    assert desk.beat(first, second).cancelled == (second,)
+
+
+def test_an_unreadable_trajectory_is_acknowledged_as_invalid_by_its_id(desk):
+    desk.say(make_hello())
+    (lease_id,) = desk.lease(1)
+    ack = desk.say(msgpack.packb({"kind": "trajectory", "trajectory_id": lease_id, "reward": "much"}))
+    assert isinstance(ack, Ack)
+    assert (ack.trajectory_id, ack.outcome) == (lease_id, "invalid")
+    assert desk.run.ledger.lease_state(lease_id) == ("dropped", "invalid")
+
+
+@pytest.mark.parametrize("frame", [b"", b"\xc1", msgpack.packb({"kind": "trajectory"}), msgpack.packb([1, 2])])
+def test_a_frame_that_is_no_message_is_answered_so(desk, frame):
+    desk.say(make_hello())
+    assert isinstance(desk.say(frame), Unreadable)
+    assert desk.reception.unreadable == 1
+
+
+def test_what_only_a_learner_says_is_not_taken_from_an_actor(desk):
+    desk.say(make_hello())
+    welcome = Welcome(run_id="r", policy_version=9, manifest_digest="", heartbeat_seconds=1.0)
+    assert desk.say(welcome) == Unreadable(reason="Welcome is nothing that an actor says")
+
+
+def test_actors_are_told_that_the_run_is_over(desk):
+    desk.say(make_hello())
+    assert not desk.beat().finished
+    desk.run.course.end_training()
+    assert desk.beat().finished
+    grant = desk.say(LeaseRequest(count=1))
+    assert (grant.leases, grant.waiting_for) == ((), "nothing: the run is over")
