@@ -44,7 +44,7 @@ class Demonstration(_Record):
     supervisor: DemonstratedSupervisor
     turns: tuple[DemonstratedTurn, ...] = Field(min_length=1)
     right: bool
-    success: bool
+    success: bool | None
 
 
 def read_demonstrations(file: Path) -> list[Demonstration]:

@@ -26,6 +26,7 @@ log = get_logger(__name__)
 
 IGNORED = -100  # a target that no loss is taken on
 LOG_EVERY = 100
+EMBEDDING_DEVIATION = 0.5
 
 
 def make_model(shape: ModelShape, vocabulary: int, stop: int) -> PreTrainedModel:
@@ -52,8 +53,10 @@ def make_model(shape: ModelShape, vocabulary: int, stop: int) -> PreTrainedModel
             pad_token_id=PAD_ID,
         )
     )
-    # a copied token then raises its own logit from the first step; the two matrices part at once
-    model.lm_head.weight.data.copy_(model.model.embed_tokens.weight.data)
+    # copying is learned sooner so: a token outweighs what the layers add to it, and raises its own logit from the start
+    embeddings, head = model.model.embed_tokens.weight.data, model.lm_head.weight.data
+    embeddings.normal_(0.0, EMBEDDING_DEVIATION)
+    head.copy_(embeddings * (shape.initial_deviation / EMBEDDING_DEVIATION))
     return model
 
 

@@ -49,7 +49,7 @@ def test_a_text_cannot_forge_the_end_of_a_turn():
 
 def test_code_is_the_whole_text_of_a_turn_without_a_fence():
     prompt = make_prompt()
-    code = "s = [x for i in range(3) for x in apis.spotify.show_liked_songs(access_token=t, page_index=i)]\nprint(len(s))"
+    code = "s = [x for i in range(3) for x in apis.spotify.show_liked_songs(access_token=t, page_index=i)]\nlen(s)"
     assert prompt.code(prompt.reply(code)) == code
 
 

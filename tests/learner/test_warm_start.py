@@ -38,7 +38,7 @@ def demonstration(number: int, *, turns: int = 3, right: bool = True) -> dict[st
         "supervisor": {"first_name": "Ada", "last_name": "Moss", "email": "a@mail.com", "phone_number": "1"},
         "turns": cells[:turns],
         "right": right,
-        "success": right,
+        "success": None,
         "solver": "a field that nobody here reads",
     }
 
@@ -170,7 +170,7 @@ def test_renaming_changes_a_copied_value_everywhere_and_nothing_else():
         f"apis.supervisor.complete_task(answer='{number}')",
     ]
     assert renamed.turns[0].observation == "Execution successful."
-    assert {word for word in title.split()} <= {word for each in TITLES for word in each.split()}
+    assert set(title.split()) <= {word for each in TITLES for word in each.split()}
 
 
 def test_two_values_of_a_demonstration_stay_two():
@@ -260,7 +260,8 @@ def test_padding_does_not_change_what_is_computed_for_the_rest():
 
 def test_the_rate_rises_stays_and_falls_to_nothing():
     config = WarmStartConfig(steps=100, learning_rate=1.0, warm_up=10, flat=0.5)
-    assert [round(supervised.rate(step, config), 3) for step in (0, 4, 9, 50, 75, 99)] == [0.1, 0.5, 1.0, 1.0, 0.5, 0.02]
+    rates = [round(supervised.rate(step, config), 3) for step in (0, 4, 9, 50, 75, 99)]
+    assert rates == [0.1, 0.5, 1.0, 1.0, 0.5, 0.02]
 
 
 def test_bad_demonstrations_are_refused_with_their_line(tmp_path: Path):
