@@ -65,7 +65,7 @@ def policy_loss(
     with torch.no_grad():
         outside = ((ratio > high) & (unit_advantage > 0)) | ((ratio < low) & (unit_advantage < 0))
         clipped = outside if units is None else outside[units]
-    loss = -(surrogate * unit_weights(unit_trajectory, totals, objective)).sum()
+    loss = -(surrogate * unit_weights(unit_trajectory, totals, objective, ratio.dtype)).sum()
     return Loss(loss, log_ratio.detach(), clipped)
 
 
@@ -82,12 +82,14 @@ def unit_of(
             return trajectories
 
 
-def unit_weights(unit_trajectory: torch.Tensor, totals: Totals, objective: ObjectiveConfig) -> torch.Tensor:
+def unit_weights(
+    unit_trajectory: torch.Tensor, totals: Totals, objective: ObjectiveConfig, dtype: torch.dtype
+) -> torch.Tensor:
     """Weight of each unit in the loss [U], from the trajectory [U] that each belongs to."""
     if objective.aggregation == "unit_mean":
         units = {"token": totals.tokens, "turn": totals.turns, "trajectory": totals.trajectories}[objective.ratio]
-        return torch.full_like(unit_trajectory, 1.0 / units, dtype=torch.float32)
-    own_units = torch.bincount(unit_trajectory)[unit_trajectory]  # [U]
+        return torch.full_like(unit_trajectory, 1.0 / units, dtype=dtype)
+    own_units = torch.bincount(unit_trajectory)[unit_trajectory].to(dtype)  # [U]
     divisor = objective.divisor if objective.aggregation == "constant" else float(totals.trajectories)
     return 1.0 / (own_units * divisor)
 

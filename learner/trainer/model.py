@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -135,7 +136,7 @@ def load_policy(config: ModelConfig, folder: Path, seed: int) -> Policy:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{folder}: not a causal language model: {' '.join(str(error).split())[:300]}") from None
     causal: PreTrainedModel = loaded[0]
     info: dict[str, Any] = loaded[1]
@@ -179,8 +180,10 @@ def _with_adapter(causal: PreTrainedModel, lora: LoraSettings, seed: int) -> tor
     )
     try:
         module: torch.nn.Module = get_peft_model(causal, settings)
-        # get_peft_model has put the path on this machine there; an adapter's base is the run's version 0, beside it
+        # what is written into adapter_config.json: the base is the run's version 0, which lies beside the adapter (peft
+        # put this machine's path there), and the targets have an order (peft makes a set, whose order varies)
         settings.base_model_name_or_path = "../v000000"
+        settings.target_modules = list(lora.targets)
     except ValueError as error:
         raise UsageError(f"learner.model.lora.targets: {' '.join(str(error).split())[:300]}") from None
     causal.enable_input_require_grads()  # type: ignore[no-untyped-call]

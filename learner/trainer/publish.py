@@ -5,6 +5,7 @@ Version 0 is the start, file by file. Later versions are all weights, or with Lo
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -14,7 +15,7 @@ from peft import PeftModel
 
 from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, publish, published_versions
 from common.prompt import Prompt
-from learner.trainer.model import DTYPES, Policy, evaluating
+from learner.trainer.model import DTYPES, Policy
 
 # what a policy needs besides its weights; copied byte by byte, so that no tokenizer is ever written anew
 COMPANIONS = (
@@ -99,11 +100,15 @@ def write_companions(start: Path, folder: Path) -> None:
 def write_weights(policy: Policy, folder: Path) -> None:
     """All weights as transformers saves them, in the precision that the policy computes in."""
     dtype = DTYPES[policy.config.dtype]
-    with evaluating(policy.causal):
-        state = None
-        if dtype is not torch.float32:
-            state = {name: value.to(dtype) for name, value in policy.causal.state_dict().items()}
-        policy.causal.save_pretrained(folder, state_dict=state)
+    if dtype is torch.float32:
+        policy.causal.save_pretrained(folder)
+        return
+    state = {name: value.to(dtype) for name, value in policy.causal.state_dict().items()}
+    policy.causal.save_pretrained(folder, state_dict=state)
+    # transformers writes the precision of the model in memory, and readers take the files to be in it
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "dtype": policy.config.dtype}, indent=2) + "\n", encoding="utf-8")
 
 
 def retire(parent: Path, keep: int, protected: Collection[int]) -> list[int]:

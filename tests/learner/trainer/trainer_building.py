@@ -132,9 +132,9 @@ def make_model_folder(
         show_progress=False,
     )
     tokenizer.train_from_iterator([PROBE_TEXT], trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>").save_pretrained(
-        folder
-    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    ).save_pretrained(folder)
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=300,
