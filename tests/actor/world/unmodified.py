@@ -61,7 +61,6 @@ def main():
     root, scratch = sys.argv[1:3]
     os.environ.update(APPWORLD_ROOT=root, APPWORLD_CACHE=scratch, IPYTHONDIR=scratch, HOME=scratch)
     os.chdir(scratch)
-    import appworld.evaluator
     from appworld.apps import get_all_apps
     from appworld.common.utils import import_apis_module
 
