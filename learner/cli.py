@@ -1,4 +1,4 @@
-"""`loop learner`: the command line of a run's learner and of the warm start. Parses, checks, hands over to parent.py."""
+"""`loop learner`: the command line of a run's learner and of the warm start: parses, checks, hands to parent.py."""
 
 from __future__ import annotations
 

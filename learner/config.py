@@ -1,4 +1,4 @@
-"""The section `learner`, put together from its parts' own. Free of torch."""
+"""The section `learner`, put together from its parts' own. Free of torch: gateway and `--help` resolve it too."""
 
 from __future__ import annotations
 
@@ -6,21 +6,37 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from common.config import Section
 from learner.gateway.draw import EvaluationConfig, RolloutConfig
-from learner.trainer.config import TrainerConfig
+from learner.trainer.config import BatchConfig, CheckpointsConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from learner.warm_start_config import WarmStartConfig
 
 
-class LearnerConfig(TrainerConfig):
+class LearnerConfig(Section):
     """The learner of a run: what is rolled out, how it is trained on, what is evaluated."""
 
+    model: ModelConfig = Field(default=ModelConfig(), description="the policy")
     rollout: RolloutConfig = Field(default=RolloutConfig(), description="what is rolled out, and how old it may be")
+    batch: BatchConfig = Field(default=BatchConfig(), description="how a step is cut")
+    objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="what is maximised")
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW and its schedule")
+    checkpoints: CheckpointsConfig = Field(default=CheckpointsConfig(), description="what stays on the disk")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="what is evaluated")
     warm_start: WarmStartConfig = Field(default=WarmStartConfig(), description="a model to start from")
 
+    @property
+    def kept_versions(self) -> int:
+        """Published versions that stay: those that may still be sampled from, one being fetched, one to spare."""
+        return self.checkpoints.keep_versions or self.rollout.staleness_bound + 3
+
     @model_validator(mode="after")
-    def ratios_are_of_one_distribution(self) -> Self:
-        """The engine reports log-probs of the unscaled distribution; sampling from another would falsify each ratio."""
+    def parts_agree(self) -> Self:
+        """What no part can check alone."""
         if self.rollout.temperature != 1.0:
+            # the engine reports log-probs of the unscaled distribution: any other would falsify every ratio
             raise ValueError("rollout.temperature must be 1: behaviour log-probs are reported at temperature 1")
+        if self.objective.kl_stop is not None and self.batch.epochs == 1 and self.batch.minibatch is None:
+            raise ValueError(
+                "objective.kl_stop acts between optimizer steps, but a step has one: set batch.epochs or minibatch"
+            )
         return self

@@ -1,4 +1,4 @@
-"""The wiring, against a gateway that is a Python object: what it is told, what is written, what a restart makes of it."""
+"""The wiring against a gateway that is a Python object: what it is told, what is written, what restarts make of it."""
 
 import json
 import os
@@ -207,7 +207,8 @@ import torch
 torch.set_num_threads(1)
 from test_training_loop import make_config, train
 for training in ("full", "lora"):
-    train(Path(sys.argv[2]) / training / "stopped", make_config(Path(sys.argv[1]), steps=6, training=training), resumed=True)
+    config = make_config(Path(sys.argv[1]), steps=6, training=training)
+    train(Path(sys.argv[2]) / training / "stopped", config, resumed=True)
 """
 
 
