@@ -50,7 +50,7 @@ from learner.trainer.publish import manifest_of, probe_tokens, publish_version, 
 from learner.trainer.resume import TrainerState
 from learner.trainer.update import Update, update
 
-log = get_logger(__name__)
+log = get_logger("learner.trainer.loop")  # by name: the module runs as __main__
 
 USAGE = "usage: python -m learner.trainer.loop [--config FILE] [--resume] [--section.key value ...]"
 WAIT_LOGGED_EVERY = 30  # answers of the gateway, a second each

@@ -9,9 +9,9 @@ import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PeftModel
 
 from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, publish, published_versions
 from common.prompt import Prompt
@@ -57,9 +57,10 @@ def publish_version(policy: Policy, parent: Path, start: Path, manifest: Manifes
     def write(folder: Path) -> None:
         if manifest.policy_version == 0:
             write_start(start, folder)
-        elif isinstance(policy.module, PeftModel):
+        elif policy.is_adapter:
+            adapted: Any = policy.module
             # auto would ask the network whether the base's vocabulary is the original one
-            policy.module.save_pretrained(str(folder), save_embedding_layers=False)
+            adapted.save_pretrained(str(folder), save_embedding_layers=False)
             (folder / "README.md").unlink(missing_ok=True)  # peft's empty form
         else:
             write_weights(policy, folder)
