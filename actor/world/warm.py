@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from actor.world.engine import Template
@@ -30,7 +30,6 @@ PLAIN = {"integer": 1, "number": 1.0, "boolean": True, "list[string]": ["a"], "l
 def warm_up(task_id: str) -> None:
     """Opens the task's world, uses it widely, closes it."""
     template = Template(task_id)
-    _build_validators(template)
     with contextlib.suppress(Exception):
         _call_everything(template.world)
     for cell in CELLS:
@@ -40,9 +39,9 @@ def warm_up(task_id: str) -> None:
     template.close()
 
 
-def _build_validators(template: Template) -> None:
+def _build_validators(apps: Iterable[str]) -> None:
     """The engine derives a class from each model when its first record is created: 15-120 ms a model, then kept."""
-    for app in template.apps:
+    for app in apps:
         for model in importlib.import_module(f"appworld.apps.{app}.models").SQLModel.name_to_model().values():
             with contextlib.suppress(Exception):
                 model.validator()
@@ -52,6 +51,7 @@ def _call_everything(world: Any) -> None:
     profile = world.requester.request("supervisor", "show_profile")
     known: Known = {}
     tokens = _log_in(world, profile)
+    _build_validators(("supervisor", *tokens))
     apis = [
         (app, name, doc)
         for app, docs in world.task.api_docs.items()
@@ -61,12 +61,13 @@ def _call_everything(world: Any) -> None:
     later = [entry for entry in apis if entry[1] in LAST]
     for method in (*ORDER, "GET"):
         for app, name, doc in [entry for entry in apis if entry[2]["method"] == method and entry not in later]:
-            _call(world, app, name, doc, known, tokens)
+            _call(world, (app, name, doc), known, tokens)
     for app, name, doc in sorted(later, key=lambda entry: LAST.index(entry[1])):
-        _call(world, app, name, doc, known, tokens)
+        _call(world, (app, name, doc), known, tokens)
 
 
-def _call(world: Any, app: str, name: str, doc: Any, known: Known, tokens: dict[str, str]) -> None:
+def _call(world: Any, api: tuple[str, str, Any], known: Known, tokens: dict[str, str]) -> None:
+    app, name, doc = api
     arguments = {field["name"]: _value(app, field, known) for field in doc["parameters"] if field["required"]}
     if "access_token" in arguments:
         arguments["access_token"] = tokens.get(app, "none")
