@@ -33,7 +33,9 @@ def locked(path: Path, purpose: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            log.info("waiting_for_lock", purpose=purpose, held_by_process=file.read().strip() or "unknown", lock=str(path))
+            log.info(
+                "waiting_for_lock", purpose=purpose, held_by_process=file.read().strip() or "unknown", lock=str(path)
+            )
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         file.truncate()

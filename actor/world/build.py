@@ -20,7 +20,7 @@ from actor.world import relay
 from actor.world.install import APPWORLD_VERSION, appworld_python
 from common.cache import cache_folder, locked
 from common.config import Section
-from common.errors import RunError, UsageError
+from common.errors import UsageError
 from common.log import get_logger
 
 log = get_logger(__name__)
@@ -34,7 +34,7 @@ class BuildArguments(Section):
     """What a world is made of. With the generator's sources it decides the world's name in the cache."""
 
     seed: int = Field(default=1, ge=0, description="every random choice comes from it", examples=[1])
-    train: int = Field(default=26, ge=1, le=500, description="train tasks per scenario, count", examples=[26])
+    train: int = Field(default=20, ge=1, le=500, description="train tasks per scenario, count", examples=[20])
     dev: int = Field(default=2, ge=1, le=100, description="dev tasks per scenario, count", examples=[2])
     test: int = Field(
         default=5, ge=1, le=100, description="test_normal tasks per scenario, other instances, count", examples=[5]
@@ -71,7 +71,9 @@ def check_world(root: Path) -> Path:
     root = root.expanduser().absolute()
     missing = [part for part in (MARKER, "full/data", "episode/data") if not (root / part).exists()]
     if missing:
-        raise UsageError(f"{root} is not a data root of a world: {missing[0]} is missing; make one with 'loop world build'")
+        raise UsageError(
+            f"{root} is not a data root of a world: {missing[0]} is missing; make one with 'loop world build'"
+        )
     return root
 
 
@@ -80,7 +82,9 @@ def build(arguments: BuildArguments) -> Path:
     worlds = cache_folder() / "worlds"
     folder = worlds / world_hash(arguments)
     if "memory" in str(folder):
-        raise UsageError(f"the cache folder's path must not contain the word 'memory': {worlds}; set LOOP_CACHE to another")
+        raise UsageError(
+            f"the cache folder's path must not contain the word 'memory': {worlds}; set LOOP_CACHE to another"
+        )
     if (folder / MARKER).exists():
         return folder
     python = appworld_python()

@@ -1,9 +1,9 @@
 """`loop world`: AppWorld's virtualenv, a world made from nothing, its tasks for a person, noisy demonstrations.
 
-    loop world install       makes AppWorld's virtualenv below the cache folder
-    loop world build         makes and verifies a data root below the cache folder, and says where it is
-    loop world show [TASK]   prints a task, or the table of all scenarios
-    loop world demonstrate   plays noisy demonstrations of train tasks, for the warm start
+loop world install       makes AppWorld's virtualenv below the cache folder
+loop world build         makes and verifies a data root below the cache folder, and says where it is
+loop world show [TASK]   prints a task, or the table of all scenarios
+loop world demonstrate   plays noisy demonstrations of train tasks, for the warm start
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ def main(argv: Sequence[str]) -> int:
     install = commands.add_parser("install", help="make AppWorld's virtualenv below the cache folder")
     build = commands.add_parser("build", help="make and verify a data root below the cache folder")
     for name, (default, meaning) in SIZES.items():
-        build.add_argument(f"--{name}", type=_count, default=default, metavar="N", help=f"{meaning} (default {default})")
-    build.add_argument("--seed", type=_count, default=1, metavar="N", help="every random choice comes from it (default 1)")
+        build.add_argument(
+            f"--{name}", type=_count, default=default, metavar="N", help=f"{meaning} (default {default})"
+        )
+    build.add_argument(
+        "--seed", type=_count, default=1, metavar="N", help="every random choice comes from it (default 1)"
+    )
     show = commands.add_parser("show", help="print a task, or without one the table of all scenarios")
     show.add_argument("task", nargs="?", metavar="TASK", help="a task id, e.g. likeSong_3")
     demonstrate = commands.add_parser("demonstrate", help="play noisy demonstrations of train tasks")
@@ -40,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
     demonstrate.add_argument("--seed", type=_count, default=1, metavar="N", help="seed of the draws (default 1)")
     demonstrate.add_argument("--graded", action="store_true", help="grade each with its task's tests as well")
     for command in (show, demonstrate):
-        command.add_argument("--root", type=Path, metavar="FOLDER", help="a data root (default: the cache's, built if need be)")
+        command.add_argument(
+            "--root", type=Path, metavar="FOLDER", help="a data root (default: the cache's, built if need be)"
+        )
     for command in (install, build, show, demonstrate):
         command.add_argument("--json", **as_json)  # type: ignore[arg-type]
     words = parser.parse_args(argv)
@@ -48,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 SIZES = {
-    "train": (26, "train tasks per scenario"),
+    "train": (20, "train tasks per scenario"),
     "dev": (2, "dev tasks per scenario"),
     "test": (5, "test_normal tasks per scenario"),
     "challenge": (6, "test_challenge tasks per scenario of its own"),

@@ -84,7 +84,7 @@ def generate(folder: Path, seed: int, sizes: dict[str, int], workers: int) -> No
     task_files.write_datasets(data, datasets)
 
     def write(task: Planned) -> None:
-        task_files.write_task(data, base, task.task_id, task.scenario, task.draft, task.me)
+        task_files.write_task(data, base, task.task_id, scenario=task.scenario, draft=task.draft, me=task.me)
 
     say("base_written", tasks=len(tasks))
     share("tasks_written", tasks, workers, write, say)

@@ -72,13 +72,21 @@ def _run(command: list[str], folder: Path, failure: str) -> None:
     environment.pop("PYTHONPATH", None)
     with tempfile.TemporaryFile("w+") as output:
         finished = subprocess.run(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder, check=False
+            command,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            check=False,
         )
         if finished.returncode == 0:
             return
         output.seek(0)
         lines = [line.strip() for line in output.read().splitlines() if line.strip()]
-    if any(sign in line for line in lines for sign in ("No matching distribution", "connection", "Could not fetch URL")):
+    if any(
+        sign in line for line in lines for sign in ("No matching distribution", "connection", "Could not fetch URL")
+    ):
         raise UsageError(
             "AppWorld is not installed and the package index cannot be reached: connect this machine to a network, "
             "or copy the cache folder of one that has it, and run 'loop world install'"

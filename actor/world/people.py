@@ -14,23 +14,20 @@ from typing import Any
 
 NOW = datetime(2023, 5, 18, 12, 0, 0)  # noqa: DTZ001 - the engine's clock has no time zone
 
-FIRST = "Ada Ben Cleo Dan Eva Finn Gus Hana Ivan June Kai Lena Max Nora Omar Pia Quinn Rosa Sam Tara Uma Vera Will Zoe"
-LAST = "Moss Reed Lane Park Stone Wood Hill Fox Lake Bell Cole Dale Frost Gray Hart King Marsh Nash Page Rose Snow Vale"
-LAST += " West York"
-TONE = "Silver Golden Quiet Broken Little Lonely Hidden Burning Frozen Gentle Hollow Electric Midnight Crimson Velvet"
-TONE += " Paper Summer Winter Ocean Desert"
-THING = "River Garden Mirror Letter Shadow Engine Island Window Planet Tiger Harbor Valley Dream Road Heart Fire Train"
-THING += " Star Bridge Tower"
-TOPIC = "Trip Book Movie Party Gym Work House Car Food School Gift Music Budget Bike Camp Pet"
-KIND = "Plan Ideas List Notes Log Goals"
-VERB = "bring buy call check clean find fix move order paint sell water"
-OBJECT = "lamp tickets plumber roses boat keys fence piano chairs kettle ladder camera puzzle basket mirror blanket"
-REASON = "pizza rent coffee taxi lunch books tickets gas dinner snacks movie gifts"
-CITY = "Marlow Ashby Dover Salem Orchard Linden Fairview Kingston Milton Oakdale Riverton Burton Weston Clifton Easton"
-CITY += " Norwood"
-STATE = "Ohio Texas Maine Utah Iowa Nevada Oregon Kansas Idaho Alaska Georgia Montana"
-STREET = "Oak Pine Elm Maple Cedar Birch Main Park High Mill"
-LABEL = "Gym School Medicine Walk Meeting Laundry Bus Yoga Baking Study Swim Garden"
+FIRST = "Ada Ben Cleo Dan Eva Finn Gus Hana Ivan June Kai Lena Max Nora Omar Pia"
+LAST = "Moss Reed Lane Park Stone Wood Hill Fox Lake Bell Cole Dale Frost Gray Hart King"
+TONE = "Silver Golden Quiet Broken Little Lonely Hidden Burning Frozen Gentle Midnight Summer"
+THING = "River Garden Mirror Letter Shadow Engine Island Window Planet Tiger Harbor Valley"
+TOPIC = "Trip Book Movie Party Work House Car Food School Gift Music Budget"
+KIND = "Plan Ideas List Notes"
+VERB = "bring buy check clean find fix move paint"
+OBJECT = "lamp tickets roses boat keys fence piano chairs ladder camera basket blanket"
+REASON = "pizza rent coffee taxi lunch tickets dinner gifts"
+CITY = "Marlow Ashby Dover Salem Linden Fairview Kingston Milton Oakdale Burton Weston Norwood"
+STATE = "Ohio Texas Maine Utah Iowa Nevada Oregon Kansas"
+STREET = "Oak Pine Elm Maple Cedar Birch Main High Mill"
+LABEL = "Gym School Medicine Walk Meeting Laundry Bus Yoga Baking Study"
+DOLLARS = (5, 10, 15, 20, 25, 30, 35, 40, 50, 60, 75, 90)
 CARDS = ("Visa", "MasterCard", "Discover", "Chase", "HSBC")
 ACCOUNTS = ("spotify", "venmo", "phone", "simple_note")
 GENRES = ("pop", "rock", "jazz", "folk")
@@ -97,9 +94,7 @@ def make_cast(seed: int, supervisors: int = 8, songs: int = 60) -> Cast:
         _person(rng, index + 1, first, last, str(number))
         for index, (first, last, number) in enumerate(zip(firsts, lasts, numbers, strict=True))
     )
-    known = tuple(
-        tuple(rng.sample([p.id for p in people if p.id != me], 9)) for me in range(1, supervisors + 1)
-    )
+    known = tuple(tuple(rng.sample([p.id for p in people if p.id != me], 9)) for me in range(1, supervisors + 1))
     # no word of an artist's name is in a title: a search for a title ranks its song first
     artists = tuple(f"{word} Band" for word in rng.sample(CITY.split(), 10))
     durations = rng.sample(range(100, 400), songs)
@@ -129,42 +124,81 @@ def base_rows(cast: Cast) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
     long_ago = NOW - timedelta(days=300)
     names = [{"first_name": p.first_name, "last_name": p.last_name, "email": p.email} for p in cast.people]
     since = {"created_at": long_ago, "last_logged_in": long_ago}
-    yield "admin", "MainUser", [
-        {**name, "phone_number": p.phone_number, "birthday": p.birthday, "sex": p.sex}
-        for name, p in zip(names, cast.people, strict=True)
-    ]
+    yield (
+        "admin",
+        "MainUser",
+        [
+            {**name, "phone_number": p.phone_number, "birthday": p.birthday, "sex": p.sex}
+            for name, p in zip(names, cast.people, strict=True)
+        ],
+    )
     for app in ("venmo", "spotify", "simple_note"):
         extra = {"venmo_balance": 500} if app == "venmo" else {}
-        yield app, "User", [
-            {**name, **since, **extra, "password": dict(p.passwords)[app], "verified": True}
-            for name, p in zip(names, cast.people, strict=True)
-        ]
-    yield "phone", "User", [
-        {
-            "first_name": p.first_name,
-            "last_name": p.last_name,
-            "phone_number": p.phone_number,
-            "password": dict(p.passwords)["phone"],
-            **since,
-        }
-        for p in cast.people
-    ]
-    yield "phone", "Contact", [
-        {**names[other - 1], "user_id": me, "phone_number": cast.people[other - 1].phone_number,
-         "relationships": ["friend"], "created_at": long_ago + timedelta(days=rank)}
-        for me, others in enumerate(cast.known, start=1)
-        for rank, other in enumerate(others)
-    ]
-    yield "venmo", "Friendship", [
-        {"user_id": me, "friend_id": other, "created_at": long_ago + timedelta(days=rank)}
-        for me, others in enumerate(cast.known, start=1)
-        for rank, other in enumerate(others)
-    ]
-    yield "spotify", "Artist", [
-        {"name": name, "genre": GENRES[i % len(GENRES)], "created_at": long_ago} for i, name in enumerate(cast.artists)
-    ]
-    yield "spotify", "Song", [
-        {"title": s.title, "artist_ids": [s.artist_id], "duration": s.duration, "release_date": long_ago,
-         "genre": s.genre}
-        for s in cast.songs
-    ]
+        yield (
+            app,
+            "User",
+            [
+                {**name, **since, **extra, "password": dict(p.passwords)[app], "verified": True}
+                for name, p in zip(names, cast.people, strict=True)
+            ],
+        )
+    yield (
+        "phone",
+        "User",
+        [
+            {
+                "first_name": p.first_name,
+                "last_name": p.last_name,
+                "phone_number": p.phone_number,
+                "password": dict(p.passwords)["phone"],
+                **since,
+            }
+            for p in cast.people
+        ],
+    )
+    yield (
+        "phone",
+        "Contact",
+        [
+            {
+                **names[other - 1],
+                "user_id": me,
+                "phone_number": cast.people[other - 1].phone_number,
+                "relationships": ["friend"],
+                "created_at": long_ago + timedelta(days=rank),
+            }
+            for me, others in enumerate(cast.known, start=1)
+            for rank, other in enumerate(others)
+        ],
+    )
+    yield (
+        "venmo",
+        "Friendship",
+        [
+            {"user_id": me, "friend_id": other, "created_at": long_ago + timedelta(days=rank)}
+            for me, others in enumerate(cast.known, start=1)
+            for rank, other in enumerate(others)
+        ],
+    )
+    yield (
+        "spotify",
+        "Artist",
+        [
+            {"name": name, "genre": GENRES[i % len(GENRES)], "created_at": long_ago}
+            for i, name in enumerate(cast.artists)
+        ],
+    )
+    yield (
+        "spotify",
+        "Song",
+        [
+            {
+                "title": s.title,
+                "artist_ids": [s.artist_id],
+                "duration": s.duration,
+                "release_date": long_ago,
+                "genre": s.genre,
+            }
+            for s in cast.songs
+        ],
+    )

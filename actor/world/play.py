@@ -71,7 +71,7 @@ class Improviser:
         return GIVE_UP
 
 
-def play(root: Path, out: Path, count: int, seed: int, workers: int, grades: bool) -> None:
+def play(root: Path, out: Path, *, count: int, seed: int, workers: int, grade: bool) -> None:
     """Plays `count` demonstrations, spread evenly over the train tasks, and writes them in a random order."""
     data = root / "full" / "data"
     task_ids = (data / "datasets" / "train.txt").read_text().split()
@@ -81,7 +81,7 @@ def play(root: Path, out: Path, count: int, seed: int, workers: int, grades: boo
         share_of[task_id] += 1
     jobs = [(task_id, [f"{seed} {task_id} {n}" for n in range(plays)]) for task_id, plays in share_of.items() if plays]
     played = in_child(lambda: _play_all(data, jobs, workers))
-    if grades:
+    if grade:
         graded = in_child(lambda: _grade_all(jobs, played, workers))
         for records, verdicts in zip(played, graded, strict=True):
             for record, verdict in zip(records, verdicts, strict=True):
@@ -92,7 +92,7 @@ def play(root: Path, out: Path, count: int, seed: int, workers: int, grades: boo
         for record in lines:
             record.pop("changes")
             file.write(json.dumps(record) + "\n")
-    os.chmod(file.name, 0o644)  # noqa: PTH101, S103 - no secret: the run's other processes read it
+    os.chmod(file.name, 0o644)  # noqa: PTH101 - no secret: the run's other processes read it
     Path(file.name).replace(out)
     say("demonstrations_written", count=len(lines), right=sum(record["right"] for record in lines))
 
@@ -147,9 +147,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         engine.set_paths(root / "full", Path(scratch))
         try:
-            play(
-                root, out, arguments["count"], arguments["seed"], workers=arguments["workers"], grades=arguments["grade"]
-            )
+            play(root, out, **arguments)
         except RuntimeError as error:
             say("failed", reason=str(error))
             return 1

@@ -6,6 +6,7 @@ import json
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 Say = Callable[..., None]
@@ -35,7 +36,7 @@ def share(name: str, items: Sequence[Any], workers: int, job: Callable[[Any], An
         pid = os.fork()
         if pid == 0:
             os.close(read)
-            _answer(write, lambda worker=worker: _work(items[worker::workers], job, tick))
+            _answer(write, partial(_work, items[worker::workers], job, tick))
         os.close(write)
         children.append((pid, read))
     os.close(tick)

@@ -19,7 +19,13 @@ from actor.world.people import NOW, Cast, Person, base_rows
 from actor.world.scenarios.form import Draft, Row, Scenario
 
 BASE = ":memory:base"
-HEADER = '"""Tests of one task: private_data holds what the right outcome is."""\n\nimport json\nfrom typing import Any\n\n\n'
+HEADER = '''"""Tests of one task: private_data holds what the right outcome is."""
+
+import json
+from typing import Any
+
+
+'''
 
 
 class Base:
@@ -52,10 +58,10 @@ def write_base(data: Path, cast: Cast) -> Base:
 
     From then on time stands still in this process: what a row says about when it was made is the same in every build.
     """
-    from appworld.apps import get_all_apps
-    from appworld.collections.api_docs import ApiDocCollection
-    from appworld.collections.models import ModelCollection
-    from appworld.common.utils import freeze_time
+    from appworld.apps import get_all_apps  # noqa: PLC0415 - cached on import: APPWORLD_ROOT comes first
+    from appworld.collections.api_docs import ApiDocCollection  # noqa: PLC0415 - cached on import: APPWORLD_ROOT comes first
+    from appworld.collections.models import ModelCollection  # noqa: PLC0415 - cached on import: APPWORLD_ROOT comes first
+    from appworld.common.utils import freeze_time  # noqa: PLC0415 - cached on import: APPWORLD_ROOT comes first
 
     freeze_time(NOW).start()
     models = ModelCollection.load(to_db_home_path=BASE, load_apps=get_all_apps(), create_db=True)
@@ -71,7 +77,7 @@ def write_base(data: Path, cast: Cast) -> Base:
     return Base(models)
 
 
-def write_task(data: Path, base: Base, task_id: str, scenario: Scenario, draft: Draft, me: Person) -> None:
+def write_task(data: Path, base: Base, task_id: str, *, scenario: Scenario, draft: Draft, me: Person) -> None:
     """One task's folder: specs, changes to the base databases, ground truth."""
     folder = data / "tasks" / task_id
     dbs, truth = folder / "dbs", folder / "ground_truth"
@@ -134,9 +140,7 @@ def apps_used(scenario: Scenario) -> list[str]:
 
 def _supervisor_rows(me: Person, instruction: str) -> list[Row]:
     """The supervisor's own app: who he is, his passwords, the task he gives."""
-    person = {
-        key: getattr(me, key) for key in ("first_name", "last_name", "email", "phone_number", "birthday", "sex")
-    }
+    person = {key: getattr(me, key) for key in ("first_name", "last_name", "email", "phone_number", "birthday", "sex")}
     rows = [Row(app="supervisor", model="Supervisor", fields=person)]
     rows += [
         Row(

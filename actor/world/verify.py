@@ -12,6 +12,7 @@ import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actor.world import engine, grade, warm
@@ -65,12 +66,16 @@ def warm_engine(task_id: str) -> None:
 class Player(Protocol):
     """Decides an episode's cells as it goes."""
 
+    right: bool
+
     def next_cell(self, turn: int, seen: str) -> str | None:
         """The code of turn `turn`, or None at the end. `seen` is the last observation."""
 
 
 class Reference:
     """Plays the reference solution of one task."""
+
+    right = True
 
     def __init__(self, task: Planned) -> None:
         self.scenario, self.values = task.scenario, task.draft.values
@@ -84,7 +89,10 @@ class Reference:
 class NoOp:
     """Says at once that the task is done."""
 
+    right = False
+
     def next_cell(self, turn: int, seen: str) -> str | None:
+        del seen
         return NO_OP if turn == 0 else None
 
 
@@ -105,25 +113,30 @@ def play(template: engine.Template, players: Sequence[Player]) -> list[dict[str,
 def _play_on(
     template: engine.Template, players: Mapping[int, Player], turns: list[dict[str, str]]
 ) -> dict[str, dict[str, Any]]:
-    """From here on, in this process as long as all players do the same, then in a forked one for each way."""
+    """From here on: the last of the ways that players take in this process, the others in forked ones."""
     records: dict[str, dict[str, Any]] = {}
-    while True:
+    while players:
         seen = turns[-1]["observation"] if turns else ""
-        ways: dict[str | None, dict[int, Player]] = {}
+        ways: dict[str, dict[int, Player]] = {}
+        ended: dict[int, Player] = {}
         for number, player in players.items():
-            ways.setdefault(player.next_cell(len(turns), seen), {})[number] = player
-        if ended := ways.pop(None, None):
-            changes = template.new_changes()
-            left = {"turns": turns, "changes": [changes] if changes else []}
-            records |= {str(number): {**left, "right": getattr(player, "right", True)} for number, player in ended.items()}
-        if len(ways) != 1 or ended:
-            break
-        [(code, players)] = ways.items()
-        turns = [*turns, _turn(template, str(code))]
-    state = random.getstate()
-    for code, group in ways.items():
-        records |= in_child(lambda code=code, group=group: _part(template, group, turns, str(code), state))
+            code = player.next_cell(len(turns), seen)
+            (ended if code is None else ways.setdefault(code, {}))[number] = player
+        if ended:
+            left = {"turns": turns, "changes": in_child(partial(_changes, template)) if ways else _changes(template)}
+            records |= {str(number): {**left, "right": player.right} for number, player in ended.items()}
+        state, players = random.getstate(), {}
+        for number, (code, group) in enumerate(ways.items(), start=1):
+            if number < len(ways):
+                records |= in_child(partial(_part, template, group, turns, code, state))
+            else:
+                players, turns = group, [*turns, _turn(template, code)]
     return records
+
+
+def _changes(template: engine.Template) -> list[dict[str, Any]]:
+    changes = template.new_changes()
+    return [changes] if changes else []
 
 
 def _part(

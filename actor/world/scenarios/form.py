@@ -90,7 +90,7 @@ class Scenario:
         return {name: choice.draw(rng) for name, choice in self.choices.items()}
 
     def code(self, cell: int, options: Mapping[str, str], values: Mapping[str, str], seen: str) -> str:
-        """The code of one cell. `seen` is the observation before it, to be copied where the cell says `$seen`."""
+        """One cell, filled in. `seen` is the observation before it, copied where the cell says `$seen`."""
         text = Template(self.cells[cell]).safe_substitute(options)
         return Template(text).substitute({**values, SEEN: seen.strip().replace("'", "\\'")})
 
@@ -118,7 +118,7 @@ def login(app: str, username: str = "email") -> str:
 
 
 def pages(call: str, arguments: str = "") -> str:
-    """Every page of a listing, e.g. pages("spotify.show_song_library")."""
+    """An expression for every page of a listing; `call` is e.g. "spotify.show_song_library"."""
     return f"[x for i in range(3) for x in apis.{call}(access_token=t, {arguments}page_index=i)]"
 
 

@@ -25,9 +25,7 @@ def _to_text(rng: random.Random, setting: Setting) -> Draft:
     )
 
 
-def texted(
-    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
-) -> None:
+def texted(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     added, _, _ = models.changed_records("phone.GlobalTextMessage")
     with test("a text went to that person alone"):
         test.case([row.receiver_id for row in added], "==", [private_data["receiver_id"]])
@@ -74,9 +72,7 @@ def _texts_from(rng: random.Random, setting: Setting) -> Draft:
     rows: list[Row] = []
     for number, (sender, message) in enumerate(zip(senders, messages, strict=True), start=1):
         rows += _texts(sender, setting.me, message, 10 - number, number)
-    return Draft(
-        values={"name": friend.name}, rows=tuple(rows), answer=messages[3], private={"candidates": messages}
-    )
+    return Draft(values={"name": friend.name}, rows=tuple(rows), answer=messages[3], private={"candidates": messages})
 
 
 LAST_TEXT = Scenario(
@@ -130,9 +126,7 @@ def _to_turn_off(rng: random.Random, setting: Setting) -> Draft:
     return Draft(values={"label": labels[asked]}, rows=rows, private={"label": labels[asked]})
 
 
-def turned_off(
-    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
-) -> None:
+def turned_off(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     _, changed, _ = models.changed_records("phone.Alarm")
     with test("the alarm is off"):
         test.case([row.label for row in changed if not row.enabled], "==", [private_data["label"]])
@@ -153,9 +147,7 @@ ALARM_OFF = Scenario(
     ),
     choices={
         "username": USERNAME,
-        "read": Choice(
-            right=pages("phone.show_alarms"), wrong=((first_page("phone.show_alarms"), 1),), chance=0.8
-        ),
+        "read": Choice(right=pages("phone.show_alarms"), wrong=((first_page("phone.show_alarms"), 1),), chance=0.8),
         "verb": Choice(
             right="update_alarm(alarm_id=n, enabled=False", wrong=(("delete_alarm(alarm_id=n", 1),), chance=0.75
         ),

@@ -76,9 +76,7 @@ def _to_pin(rng: random.Random, setting: Setting) -> Draft:
     )
 
 
-def pinned(
-    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
-) -> None:
+def pinned(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     _, changed, _ = models.changed_records("simple_note.Note")
     with test("the note is pinned"):
         test.case([row.title for row in changed if row.pinned], "==", [private_data["title"]])
@@ -115,9 +113,7 @@ def _to_write(rng: random.Random, setting: Setting) -> Draft:
     )
 
 
-def written(
-    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
-) -> None:
+def written(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     added, _, _ = models.changed_records("simple_note.Note")
     with test("there is a new note of that title"):
         test.case([row.title for row in added], "==", [private_data["title"]])

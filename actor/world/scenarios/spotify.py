@@ -41,11 +41,11 @@ def likes(setting: Setting, songs: Iterable[Song]) -> tuple[Row, ...]:
 
 
 def _longest(rng: random.Random, setting: Setting) -> Draft:
-    longest, songs = None, []
-    while longest not in songs[PAGE:]:  # on the first page alone another song is the longest
+    while True:
         songs = sorted(rng.sample(setting.songs, rng.randint(PAGE + 3, 12)), key=lambda song: song.id)
         longest = max(songs, key=lambda song: song.duration)
-    assert longest is not None
+        if longest in songs[PAGE:]:  # so on the first page alone another song is the longest
+            break
     return Draft(
         values={}, rows=library(setting, songs), answer=longest.title, private={"candidates": [s.title for s in songs]}
     )
@@ -100,9 +100,7 @@ def _to_like(rng: random.Random, setting: Setting) -> Draft:
     return Draft(values={"title": target.title}, rows=likes(setting, songs), private={"song_id": target.id})
 
 
-def liked(
-    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
-) -> None:
+def liked(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     added, _, _ = models.changed_records("spotify.SongLike")
     with test("the song is liked"):
         test.case([row.song_id for row in added], "==", [private_data["song_id"]])
@@ -115,7 +113,11 @@ LIKE_SONG = Scenario(
     name="likeSong",
     difficulty=2,
     instruction="Like the song '$title' on Spotify.",
-    cells=(LOGIN, "n = apis.spotify.search_songs($find)[0]['song_id']", f"apis.spotify.$verb(song_id=n, access_token=t)\n{DONE}"),
+    cells=(
+        LOGIN,
+        "n = apis.spotify.search_songs($find)[0]['song_id']",
+        f"apis.spotify.$verb(song_id=n, access_token=t)\n{DONE}",
+    ),
     choices={
         "find": Choice(right="query='$title'", wrong=(("", 1),), chance=0.9),
         "verb": Choice(right="like_song", wrong=(("add_song_to_library", 8), ("download_song", 1)), chance=0.4),

@@ -9,7 +9,7 @@ from actor.world.scenarios import tests
 from actor.world.scenarios.form import ANSWER, Choice, Draft, Row, Scenario, Setting
 
 
-def _city(rng: random.Random, setting: Setting) -> Draft:
+def _city(rng: random.Random, _: Setting) -> Draft:
     cities = rng.sample(people.CITY.split(), 2)
     states = rng.sample(people.STATE.split(), 2)
     places = ["Home", "Work"]
@@ -85,7 +85,10 @@ CARD_YEAR = Scenario(
     name="cardYear",
     difficulty=1,
     instruction="In which year does my '$card' card expire?",
-    cells=("print(next(c['$field'] for c in apis.supervisor.show_payment_cards() if c['card_name'] == '$which'))", ANSWER),
+    cells=(
+        "print(next(c['$field'] for c in apis.supervisor.show_payment_cards() if c['card_name'] == '$which'))",
+        ANSWER,
+    ),
     choices={
         "field": Choice(right="expiry_year", wrong=(("expiry_month", 1),), chance=0.4),
         "which": Choice(right="$card", wrong=(("$other", 1),), chance=0.9),

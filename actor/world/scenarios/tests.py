@@ -3,16 +3,13 @@
 A no-op earns nothing: "nothing else changed" is credited only together with a sign that the task was done.
 """
 
-# ruff: noqa: ANN401
 from __future__ import annotations
 
 import json
 from typing import Any
 
 
-def question(
-    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
-) -> None:
+def question(*, test: Any, private_data: Any, models: Any, ground_truth_answer: Any, **_: Any) -> None:
     """For a scenario that asks: the answer, then an answer of the right kind and an untouched world."""
     given = json.loads(models.end.supervisor.Task.all()[0].answer)
     with test("the answer is right"):

@@ -20,14 +20,12 @@ REQUEST = "user_email=e, amount=$amount"
 
 def _to_pay(rng: random.Random, setting: Setting) -> Draft:
     friend = rng.choice(setting.friends[1:-1])
-    amount, reason = rng.randint(5, 95), rng.choice(people.REASON.split())
+    amount, reason = rng.choice(people.DOLLARS), rng.choice(people.REASON.split())
     private = {"friend_id": friend.id, "amount": amount, "reason": reason}
     return Draft(values={"name": friend.name, "amount": str(amount), "reason": reason}, private=private)
 
 
-def paid(
-    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
-) -> None:
+def paid(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     added, _, _ = models.changed_records("venmo.Transaction")
     with test("that amount went to that person"):
         sent = [(row.receiver_id, row.amount) for row in added]
@@ -56,9 +54,7 @@ PAY_FRIEND = Scenario(
 )
 
 
-def requested(
-    test: Any, public_data: Any, private_data: Any, main_user: Any, models: Any, ground_truth_answer: Any
-) -> None:
+def requested(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     added, _, _ = models.changed_records("venmo.PaymentRequest")
     with test("that amount was asked of that person"):
         asked = [(row.receiver_id, row.amount) for row in added]
@@ -89,10 +85,10 @@ ASK_FRIEND = Scenario(
 
 def _history(rng: random.Random, setting: Setting) -> Draft:
     friend, other = rng.sample(setting.friends[1:-1], 2)
-    sent = [rng.randint(3, 14) for _ in range(rng.randint(3, 5))]
+    sent = [rng.choice((5, 10, 15, 20)) for _ in range(rng.randint(2, 4))]
     flows = [(setting.me, friend, amount) for amount in sent]
-    flows += [(friend, setting.me, rng.randint(3, 14)) for _ in range(2)]
-    flows += [(setting.me, other, rng.randint(3, 14)) for _ in range(2)]
+    flows += [(friend, setting.me, rng.choice((5, 10))) for _ in range(2)]
+    flows += [(setting.me, other, rng.choice((5, 10))) for _ in range(2)]
     rng.shuffle(flows)
     rows = tuple(
         Row(
@@ -113,7 +109,7 @@ def _history(rng: random.Random, setting: Setting) -> Draft:
         values={"name": friend.name},
         rows=rows,
         answer=str(sum(sent)),
-        private={"candidates": [str(n) for n in range(1, 100)]},
+        private={"candidates": [str(n) for n in range(5, 100, 5)]},
     )
 
 

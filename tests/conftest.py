@@ -1,0 +1,18 @@
+"""What tests share: AppWorld's virtualenv and a small world, both made once into the real cache."""
+
+import pytest
+
+from actor.world import install
+from actor.world.build import BuildArguments, build
+
+
+@pytest.fixture(scope="session")
+def appworld_python():
+    """The python of AppWorld's virtualenv."""
+    return install.appworld_python()
+
+
+@pytest.fixture(scope="session")
+def world_root(appworld_python):
+    """A data root with few tasks of every scenario, all of them verified when it was built."""
+    return build(BuildArguments(train=4, dev=1, test=1, challenge=1))
