@@ -48,7 +48,7 @@ class WarmStartConfig(Section):
     )
     steps: int = Field(default=1700, ge=1, description="optimizer steps, count", examples=[1700])
     echoes: float = Field(
-        default=0.15, ge=0, le=1, description="share of the steps, from the first, on copying alone", examples=[0.15]
+        default=0.2, ge=0, le=1, description="share of the steps, from the first, on copying alone", examples=[0.2]
     )
     drills: float = Field(
         default=0.35,
@@ -60,13 +60,13 @@ class WarmStartConfig(Section):
     drill_batch: int = Field(default=8, ge=1, description="examples in a step of echoes or drills, count", examples=[8])
     batch: int = Field(default=4, ge=1, description="demonstrations in a step after the drills, count", examples=[4])
     renaming: float = Field(
-        default=0.7,
+        default=0.6,
         ge=0,
         le=1,
         description="share of demonstrations whose copied values are replaced by others",
-        examples=[0.7],
+        examples=[0.6],
     )
-    learning_rate: float = Field(default=4e-3, gt=0, description="AdamW's peak learning rate", examples=[4e-3])
+    learning_rate: float = Field(default=2.5e-3, gt=0, description="AdamW's peak learning rate", examples=[2.5e-3])
     warm_up: int = Field(default=50, ge=0, description="steps until the peak, count", examples=[50])
     flat: float = Field(
         default=0.5,
