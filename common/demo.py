@@ -146,8 +146,8 @@ class Demo:
         with self._timed(display, "AppWorld"):
             self._loop("world", "install")
         with self._timed(display, "world"):
-            built = self._loop("world", "build", "--json")
-            root = Path(json.loads(built)["root"])
+            given: Path | None = self._loaded["world"].root
+            root = given or Path(json.loads(self._loop("world", "build", "--json"))["root"])
         if not config.exists():
             self._loaded = self._complete(root)
             config.write_text(dump(self._loaded), encoding="utf-8")

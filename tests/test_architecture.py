@@ -48,7 +48,9 @@ def imports_of(file):
 IMPORTS = {MODULES[file]: imports_of(file) for file in FILES}
 
 
-@pytest.mark.parametrize(("side", "others"), [("actor", "learner"), ("learner", "actor"), ("common", "actor"), ("common", "learner")])
+@pytest.mark.parametrize(
+    ("side", "others"), [("actor", "learner"), ("learner", "actor"), ("common", "actor"), ("common", "learner")]
+)
 def test_a_side_does_not_import_the_other(side, others):
     wrong = [
         (module, imported)
@@ -65,7 +67,8 @@ def test_a_heavy_or_dangerous_package_has_one_door(package):
     wrong = [
         module
         for module, imports in IMPORTS.items()
-        if any(name.split(".")[0] == package for name in imports) and not any((module + ".").startswith(door + ".") for door in allowed)
+        if any(name.split(".")[0] == package for name in imports)
+        and not any((module + ".").startswith(door + ".") for door in allowed)
     ]
     assert wrong == []
 
@@ -84,7 +87,9 @@ def test_the_gateway_never_imports_torch():
 
 
 def test_no_import_goes_in_a_circle():
-    graph = {module: {name for name in imports if name in IMPORTS and name != module} for module, imports in IMPORTS.items()}
+    graph = {
+        module: {name for name in imports if name in IMPORTS and name != module} for module, imports in IMPORTS.items()
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -132,7 +137,9 @@ def test_torch_load_is_only_called_with_weights_only():
         f"{file}:{node.lineno}"
         for file in FILES
         for node in ast.walk(tree_of(file))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load" and not any(k.arg == "weights_only" for k in node.keywords)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "torch.load"
+        and not any(k.arg == "weights_only" for k in node.keywords)
     ]
     assert wrong == []
 
@@ -140,7 +147,9 @@ def test_torch_load_is_only_called_with_weights_only():
 def test_the_top_level_is_the_clients():
     allowed = {"actor", "common", "learner", "configs", "tests", "README.md", "pyproject.toml", "LICENSE"}
     built = {"build", "dist", "runs", "experiments"}
-    found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".") and not path.name.endswith(".egg-info")}
+    found = {
+        path.name for path in ROOT.iterdir() if not path.name.startswith(".") and not path.name.endswith(".egg-info")
+    }
     assert found - built == allowed
 
 

@@ -46,7 +46,9 @@ def test_every_option_named_exists():
 def test_every_file_in_the_tree_exists_and_every_module_is_in_the_tree():
     tree = re.search(r"```text\n(actor/.*?)```", README, re.DOTALL).group(1)
     named = set(re.findall(r"([a-z0-9_/-]+\.(?:py|yaml|txt))", tree))
-    modules = {file.name for side in ("actor", "common", "learner") for file in (ROOT / side).rglob("*.py")} - {"__init__.py"}
+    modules = {file.name for side in ("actor", "common", "learner") for file in (ROOT / side).rglob("*.py")} - {
+        "__init__.py"
+    }
     assert modules - {Path(name).name for name in named} == set()
     existing = {file.name for file in ROOT.rglob("*") if not set(file.parts) & {".venv", ".git"}}
     assert {Path(name).name for name in named} - existing == set()
@@ -56,4 +58,6 @@ def test_every_file_in_the_tree_exists_and_every_module_is_in_the_tree():
 def test_every_config_resolves(config):
     from common.config import load
 
-    assert load(all_sections(), config, [])["run"].seed == yaml.safe_load(config.read_text()).get("run", {}).get("seed", 1)
+    assert load(all_sections(), config, [])["run"].seed == yaml.safe_load(config.read_text()).get("run", {}).get(
+        "seed", 1
+    )
