@@ -112,7 +112,7 @@ def test_no_function_is_above_60_lines():
 
 
 def test_inheritance_is_never_deeper_than_one():
-    """A class of ours may have a base of ours only where that base has none of ours but the two roots of messages and sections."""
+    """A class of ours may have a base of ours only where that base has none of ours."""
     bases = {
         node.name: [base.id for base in node.bases if isinstance(base, ast.Name)]
         for file in FILES

@@ -2,10 +2,15 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from system.conftest import run_loop
 
 from common.checkpoint import folder_of, published_versions, read_manifest, verify
 from common.messages import Trajectory, decode
@@ -24,8 +29,8 @@ def lines(file, event):
 @pytest.fixture(scope="module")
 def trained(finished_run):
     """A trajectory that was trained on, as it came over the link."""
-    query = "SELECT frame FROM trajectories JOIN leases ON trajectory_id = lease_id WHERE state = 'trained' ORDER BY lease_id"
-    found = rows(finished_run / "ledger.sqlite", query)
+    query = "SELECT frame FROM trajectories JOIN leases ON trajectory_id = lease_id WHERE state = 'trained'"
+    found = rows(finished_run / "ledger.sqlite", f"{query} ORDER BY lease_id")
     assert found, "no trajectory was trained on"
     trajectory = decode(found[0][0])
     assert isinstance(trajectory, Trajectory)
@@ -56,7 +61,7 @@ def test_stage_2_the_episode_was_played_in_the_real_world(finished_run, trained,
     observations = [
         prompt.text(list(member.tokens[end:begin]))
         for member in group_of(finished_run, trained)
-        for (_, end), (begin, _) in zip(member.turns[:-1], member.turns[1:], strict=True)
+        for (_, end), (begin, _) in pairwise(member.turns)
     ]
     assert any("Execution successful" in text or "Traceback" in text or "Error" in text for text in observations)
     assert trained.world_seconds > 0
@@ -108,7 +113,7 @@ def test_stages_7_and_8_at_lag_0_the_learner_and_the_engine_agree_on_each_log_pr
 def test_stage_9_each_step_changed_the_parameters(finished_run):
     folders = [folder_of(finished_run / "checkpoints", version) for version in (0, 1, 2)]
     weights = [load_file(folder / "model.safetensors") for folder in folders]
-    for before, after in zip(weights[:-1], weights[1:], strict=True):
+    for before, after in pairwise(weights):
         changes = [np.abs(after[name] - before[name]).max() for name in before]
         assert 0 < max(changes) < 0.1
     assert [event["policy_version"] for event in lines(finished_run / "metrics.jsonl", "step")] == [1, 2]
@@ -139,8 +144,6 @@ def test_stage_12_each_new_version_was_probed_and_then_sampled_with(finished_run
 
 
 def test_the_books_balance(finished_run):
-    from system.conftest import run_loop
-
     books = json.loads(run_loop("ledger", finished_run, "--json").stdout)
     assert books["balanced"] is True
     assert books["pending"] == 0
@@ -148,10 +151,6 @@ def test_the_books_balance(finished_run):
 
 def test_the_last_version_gives_the_probes_log_probs_in_transformers_and_in_vllm(finished_run):
     """In a process of its own: vLLM's engine for a script, `vllm.LLM`, as a user would call it."""
-    import subprocess
-    import sys
-    from pathlib import Path
-
     script = Path(__file__).parent / "load_version.py"
     folder = folder_of(finished_run / "checkpoints", 2)
     done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False)
