@@ -41,7 +41,7 @@ class Bench:
 
 @pytest.fixture(scope="session")
 def world_config():
-    return WorldConfig(cell_seconds=30, observation_characters=5000, memory_megabytes=256, max_worlds=300)
+    return WorldConfig(cell_seconds=30, observation_characters=200_000, memory_megabytes=256, max_worlds=300)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
     PYTHON unmodified.py ROOT SCRATCH < episodes.json > results.json
 
-Episodes: [{"task": "x_1", "cells": ["..."]}]. Results: {"episodes": observations, verdict and tracked changes by app for each,
-"cpu_seconds": .., "wall_seconds": ..}, the times without the engine's start.
+Episodes: [{"task": "x_1", "cells": ["..."]}]. Results: {"episodes": observations, verdict and tracked changes by app
+for each, "cpu_seconds": .., "wall_seconds": ..}, the times without the engine's start.
 """
 
 import json
@@ -11,11 +11,12 @@ import os
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 
 def play(task_id, cells, name):
-    from appworld import AppWorld
+    from appworld import AppWorld  # a process caches the root when it imports the engine
 
     world = AppWorld(task_id=task_id, experiment_name=name)
     before = {app: len(changes) for app, changes in saved(world).items()}
@@ -47,7 +48,7 @@ def in_child(job):
             with os.fdopen(write, "w") as stream:
                 json.dump(job(), stream)
             os._exit(0)
-        except BaseException:
+        except BaseException:  # noqa: BLE001  # nothing may run on in the child
             traceback.print_exc()
             os._exit(1)
     os.close(write)
@@ -70,8 +71,8 @@ def main():
     started = cpu_seconds(), time.clock_gettime(time.CLOCK_MONOTONIC)
     for number, episode in enumerate(json.load(sys.stdin)):
         name = f"episode{number}"
-        played = in_child(lambda: play(episode["task"], episode["cells"], name))
-        played["verdict"] = in_child(lambda: grade(episode["task"], name))
+        played = in_child(partial(play, episode["task"], episode["cells"], name))
+        played["verdict"] = in_child(partial(grade, episode["task"], name))
         results.append(played)
     cpu, wall = cpu_seconds() - started[0], time.clock_gettime(time.CLOCK_MONOTONIC) - started[1]
     json.dump({"episodes": results, "cpu_seconds": cpu, "wall_seconds": wall}, sys.stdout)

@@ -1,4 +1,4 @@
-"""Episodes that try a world widely: its reference solutions, wrong ones, and nearly every API with odd arguments."""
+"""Episodes that try a world widely: its reference solutions, wrong ones, odd cells and nearly every API."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,6 @@ PLAIN_CELLS = [
     "exit()",
     "input()",
     "import sys",
-    "def f(n):\n    return f(n + 1)\nf(0)",
     "raise ValueError('a\\nb')",
     "try:\n    1/0\nexcept Exception as error:\n    raise KeyError('k') from error",
     "import random\nprint(random.random())",
@@ -65,25 +64,25 @@ PLAIN_CELLS = [
 
 
 def reference(root: Path, task_id: str) -> list[str]:
-    return json.loads((root / "full" / "data" / "tasks" / task_id / "ground_truth" / "solution.json").read_text())["cells"]
+    folder = root / "full" / "data" / "tasks" / task_id / "ground_truth"
+    return json.loads((folder / "solution.json").read_text())["cells"]
 
 
-def api_cells(root: Path, variants: int) -> list[str]:
-    """One cell per app and variant: each of the app's APIs is called with odd arguments of the right number."""
+def api_cells(root: Path, variant: int) -> list[str]:
+    """One cell per app: each of its APIs is called with odd arguments of the right number."""
     cells = []
     for file in sorted((root / "episode" / "data" / "api_docs" / "standard").glob("*.json")):
         app, apis = file.stem, json.loads(file.read_text())
-        for variant in range(variants):
-            calls = [(name, arguments(doc, variant)) for name, doc in apis.items() if name != "delete_account"]
-            cells.append(
-                f"for name, arguments in {calls!r}:\n"
-                f"    if 'access_token' in arguments:\n"
-                f"        arguments['access_token'] = tokens.get({app!r}, 'x')\n"
-                f"    try:\n"
-                f"        print(name, apis.{app}[name](**arguments))\n"
-                f"    except Exception as error:\n"
-                f"        print(name, type(error).__module__, type(error).__name__, error)\n"
-            )
+        calls = [(name, arguments(doc, variant)) for name, doc in apis.items() if name not in ("delete_account", "logout")]
+        cells.append(
+            f"for name, arguments in {calls!r}:\n"
+            f"    if 'access_token' in arguments:\n"
+            f"        arguments['access_token'] = tokens.get({app!r}, 'x')\n"
+            f"    try:\n"
+            f"        print(name, apis.{app}[name](**arguments))\n"
+            f"    except Exception as error:\n"
+            f"        print(name, type(error).__module__, type(error).__name__, error)\n"
+        )
     return cells
 
 
@@ -91,20 +90,21 @@ def arguments(doc, variant):
     chosen = {}
     for position, field in enumerate(doc["parameters"]):
         if field["required"] or (variant + position) % 2:
-            odd = ODD.get(field["type"].split("[")[0].split("(")[0].strip(), ODD["string"])
+            odd = ODD.get(field["type"].split("[")[0].strip(), ODD["string"])
             chosen[field["name"]] = odd[(variant + (position if variant else 0)) % len(odd)]
     return chosen
 
 
-def episodes(root: Path, task_ids: list[str], variants: int) -> list[dict]:
-    """Right, wrong (the last cell but one is left out), no-op, collateral damage; then the wide ones."""
-    found = []
-    for task_id in task_ids:
-        cells = reference(root, task_id)
-        harm = LOG_IN + "print(apis.venmo.add_friend(user_email='bela@example.org', access_token=tokens['venmo']))"
-        for chosen in (cells, [*cells[:-2], cells[-1]], ["apis.supervisor.complete_task()"], [LOG_IN, harm, *cells], []):
-            found.append({"task": task_id, "cells": chosen})
-    found.append({"task": task_ids[0], "cells": PLAIN_CELLS})
-    for cell in api_cells(root, variants):
-        found.append({"task": task_ids[-1], "cells": [LOG_IN, cell, "print(tokens)"]})
-    return found
+def solved(root: Path, task_id: str) -> list[dict]:
+    """Right; wrong, without the cell before the last; no-op; with collateral damage; nothing at all."""
+    cells = reference(root, task_id)
+    harm = "print(apis.simple_note.create_note(title='t', content='c', access_token=tokens['simple_note']))"
+    plays = (cells, [*cells[:-2], cells[-1]], ["apis.supervisor.complete_task()"], [LOG_IN, harm, *cells], [])
+    return [{"task": task_id, "cells": chosen} for chosen in plays]
+
+
+def odd(root: Path, task_id: str, variants: range) -> list[dict]:
+    """Cells of all kinds, and nearly every API once per variant."""
+    out = "for app in tokens:\n    print(apis[app].logout(access_token=tokens[app]))"
+    wide = [{"task": task_id, "cells": [LOG_IN, *api_cells(root, variant), LOG_IN, out, out]} for variant in variants]
+    return [{"task": task_id, "cells": PLAIN_CELLS}, *wide]

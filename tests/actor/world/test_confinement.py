@@ -1,0 +1,153 @@
+"""Model-written code attacks what is outside of its process: nothing is reached, and the grade does not move."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from actor.world.client import WorldHost
+from common.errors import RunError
+
+MODULES = "m = datetime.sys.modules\n"
+TRY = f"""{MODULES}
+try:
+    print('did', {{}})
+except BaseException as error:
+    print('refused', type(error).__name__, error)
+"""
+
+
+def attempt(worlds, expression):
+    return worlds.only(TRY.format(expression)).text
+
+
+@pytest.fixture
+def truth(worlds):
+    """The grader's own files of a task."""
+    return worlds.root / "full" / "data" / "tasks" / worlds.tasks[0] / "ground_truth"
+
+
+def test_all_guards_are_on_as_root(worlds, as_root):
+    assert set(worlds.host.guards) == {"limits", "no-network", "own-uid", "private-root", "no-programs"}
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        "__import__('pathlib').Path({path!r}).read_text()",
+        "getattr(m['_io'], 'open')({path!r}).read()",
+        "m['_io'].FileIO({path!r}).read()",
+        "getattr(m['posix'], 'open')({path!r}, 0)",
+        "m['posix'].listdir({folder!r})",
+        "m['posix'].scandir({folder!r})",
+        "m['linecache'].getlines({path!r})[0]",
+        "m['appworld.task'].Task.load({task!r}).ground_truth.answer",
+        "m['appworld.ground_truth'].GroundTruth.load({task!r}).answer",
+    ],
+)
+def test_ground_truth_is_out_of_reach(worlds, truth, reading):
+    path = str(truth / "evaluation.py")
+    seen = attempt(worlds, reading.format(path=path, folder=str(worlds.root / "full"), task=worlds.tasks[0]))
+    assert seen.startswith("refused"), seen
+
+
+def test_the_full_root_is_not_even_there(worlds, as_root):
+    assert "No such file" in attempt(worlds, f"m['posix'].stat({str(worlds.root / 'full')!r})")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/proc/1/status", "/proc/self/environ", "/root/.bashrc", "/home"])
+def test_the_rest_of_the_machine_is_not_there(worlds, as_root, path):
+    assert "No such file" in attempt(worlds, f"getattr(m['posix'], 'open')({path!r}, 0)")
+
+
+def test_nothing_can_be_written(worlds, as_root):
+    for folder in ("/", "/tmp", "/usr/lib", str(worlds.root / "episode" / "data")):
+        seen = attempt(worlds, f"m['_io'].FileIO({folder + '/x'!r}, 'w').write(b'x')")
+        assert seen.startswith("refused"), (folder, seen)
+    assert attempt(worlds, "m['_io'].FileIO('here', 'w').write(b'x')").startswith("refused OSError [Errno 27]")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "m['socket'].socket()",
+        "m['socket'].socket(m['socket'].AF_UNIX)",
+        "m['socket'].create_connection(('127.0.0.1', {port}), 1)",
+        "m['socket'].getaddrinfo('example.org', 80)",
+    ],
+)
+def test_there_is_no_network(worlds, as_root, expression):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        seen = attempt(worlds, expression.format(port=server.getsockname()[1]))
+    assert seen.startswith("refused"), seen
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "m['posix'].posix_spawn('/bin/true', ['true'], {})",
+        "m['posix'].execv(datetime.sys.executable, ['python', '-c', 'print(1)'])",
+        "m['posix'].fork()",
+        "m['_thread'].start_new_thread(print, ())",
+    ],
+)
+def test_no_program_process_or_thread_is_started(worlds, as_root, expression):
+    seen = attempt(worlds, expression)
+    assert seen.startswith("refused"), seen
+
+
+def test_no_shell_is_started(worlds, as_root):
+    assert attempt(worlds, "m['posix'].system('true')") == f"did {127 << 8}\n"  # what libc says when it could not
+
+
+def test_nobody_can_be_signalled(worlds, as_root):
+    mine = os.getpid()
+    for target in (mine, 1, -1, worlds.host._host.process.pid):
+        assert attempt(worlds, f"m['posix'].kill({target}, 0)").startswith("refused PermissionError")
+
+
+def test_members_have_user_ids_of_their_own_and_no_capabilities(worlds, as_root):
+    async def scenario():
+        opened = [await worlds.host.open(worlds.tasks[0]) for _ in range(2)]
+        code = MODULES + "print(m['posix'].getresuid(), m['posix'].getresgid(), m['posix'].getgroups())"
+        texts = [(await world.execute(code)).text for world in opened]
+        for world in opened:
+            await world.close()
+        return texts
+
+    first, second = worlds.run(scenario())
+    assert first != second
+    assert "0, 0, 0" not in first + second
+    assert first.rstrip().endswith("[]")
+
+
+def test_user_ids_cannot_be_taken_back(worlds, as_root):
+    assert attempt(worlds, "m['posix'].setresuid(0, 0, 0)").startswith("refused PermissionError")
+
+
+def test_the_environment_is_empty(worlds, monkeypatch):
+    monkeypatch.setenv("SECRET", "s3cr3t")
+    assert attempt(worlds, "dict(m['posix'].environ), dict(m['os'].environ)") == "did {} {}\n"
+    assert "s3cr3t" not in attempt(worlds, "m['os'].environ")
+
+
+def test_no_descriptor_but_its_own_is_inherited(worlds):
+    code = """
+found = []
+for number in range(100):
+    try:
+        m['posix'].fstat(number)
+        found.append(number)
+    except OSError:
+        pass
+print(len(found))
+"""
+    assert worlds.only(MODULES + code).text == "4\n"  # three times null, and the socket of its member
+
+
+def test_without_guards_it_refuses_to_run_when_told_to(worlds, monkeypatch, appworld_python, world_root):
+    monkeypatch.setattr("actor.world.client.REQUIRED_GUARDS", ("no-network", "a-guard-that-does-not-exist"))
+    config = worlds.host.config.model_copy(update={"require_confinement": True})
+    with pytest.raises(RunError, match="a-guard-that-does-not-exist cannot be had"):
+        asyncio.run(WorldHost.start(config, appworld_python, world_root))

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from actor.world.demonstrate import demonstrate
+from common.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def lines(world_root, tmp_path_factory):
+    """Graded demonstrations of the small world."""
+    out = tmp_path_factory.mktemp("demonstrations") / "out.jsonl"
+    facts = demonstrate(world_root, out, count=300, seed=1, graded=True)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert facts == {"count": 300, "right": sum(line["right"] for line in found), "out": str(out)}
+    return found
+
+
+def failed(line):
+    return any(turn["observation"].startswith("Execution failed.") for turn in line["turns"])
+
+
+def test_only_train_tasks_are_played_and_evenly(lines, world_root):
+    train = (world_root / "full" / "data" / "datasets" / "train.txt").read_text().split()
+    counts = [sum(line["task_id"] == task_id for line in lines) for task_id in train]
+    assert sum(counts) == len(lines) == 300
+    assert set(counts) == {5, 6}
+
+
+def test_a_line_holds_what_a_policy_is_told_and_what_it_did(lines):
+    for line in lines:
+        assert line["task_id"].startswith(line["scenario"] + "_")
+        assert set(line["supervisor"]) == {"first_name", "last_name", "email", "phone_number"}
+        assert 1 <= len(line["turns"]) <= 7
+        assert all(turn["code"] and turn["observation"] for turn in line["turns"])
+        assert "apis.supervisor.complete_task(" in line["turns"][-1]["code"]
+
+
+def test_the_right_options_succeed_and_wrong_ones_do_not(lines):
+    plain = [line for line in lines if not failed(line)]
+    assert [line["task_id"] for line in plain if line["success"] != line["right"]] == []
+    assert 0.25 < sum(line["right"] for line in lines) / len(lines) < 0.6
+
+
+def test_some_cells_fail_and_some_of_those_are_tried_again(lines):
+    broken = [line for line in lines if failed(line)]
+    assert broken
+    assert any(line["success"] for line in broken)
+    assert not any(line["right"] for line in broken)
+
+
+def test_the_same_seed_gives_the_same_lines(lines, world_root, tmp_path):
+    demonstrate(world_root, tmp_path / "again.jsonl", count=300, seed=1)
+    again = [json.loads(line) for line in (tmp_path / "again.jsonl").read_text().splitlines()]
+    assert again == [{**line, "success": None} for line in lines]
+
+
+def test_what_cannot_be_written_or_asked_for_is_refused(world_root, tmp_path):
+    with pytest.raises(UsageError, match="does not exist; make it first"):
+        demonstrate(world_root, tmp_path / "nowhere" / "out.jsonl", count=1, seed=1)
+    with pytest.raises(UsageError, match="at least one demonstration"):
+        demonstrate(world_root, tmp_path / "out.jsonl", count=0, seed=1)

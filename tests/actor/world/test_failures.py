@@ -1,0 +1,142 @@
+"""What breaks, breaks as a WorldFailure, is started again, and leaves nothing behind."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from actor.world import client
+from actor.world.client import TaskText, WorldFailure, WorldHost
+from actor.world.config import WorldConfig
+from common.errors import RunError, UsageError
+
+
+def children_of(pid):
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def descriptors(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_200_parallel_episodes_leave_nothing_behind(worlds):
+    host = worlds.host
+    pid = host._host.process.pid
+
+    async def episode(number):
+        task_id = worlds.tasks[number // 25 % len(worlds.tasks)]
+        world = await host.open(task_id)
+        if number % 10 == 0:  # some are abandoned in the middle of a cell, some without a cell, some without a grade
+            turn = asyncio.create_task(world.execute("while True: pass"))
+            await asyncio.wait({turn}, timeout=0)
+            turn.cancel()
+            await asyncio.wait({turn})
+        elif number % 10 > 1:
+            await world.execute("print(apis.supervisor.show_profile())")
+            if number % 10 > 4:
+                await world.grade()
+        await world.close()
+
+    async def settled():
+        for _ in range(200):
+            if not children_of(pid) and not any(path.name.isdigit() for path in host._scratch.iterdir()):
+                return
+            await host.graded(worlds.tasks[0], [])  # passes time with the event loop running
+        raise AssertionError([children_of(pid), list(host._scratch.iterdir())])
+
+    async def episodes():
+        await asyncio.gather(*(episode(number) for number in range(200)))
+        await settled()
+
+    worlds.run(settled())
+    before = descriptors(os.getpid()), descriptors(pid)
+    worlds.run(episodes())
+    assert (descriptors(os.getpid()), descriptors(pid)) == before
+    assert host._worlds == set()
+    assert host._slots._value == host.config.max_worlds
+
+
+def test_a_host_that_dies_fails_its_episodes_and_is_started_again(worlds):
+    host = worlds.host
+    restarts = host.restarts
+
+    async def scenario():
+        idle, busy = await host.open(worlds.tasks[0]), await host.open(worlds.tasks[0])
+        turn = asyncio.create_task(busy.execute("while True: pass"))
+        await idle.execute("print(1)")
+        host._host.kill()
+        for attempt in (turn, idle.execute("print(1)")):
+            with pytest.raises(WorldFailure, match="broke down"):
+                await attempt
+        with pytest.raises(WorldFailure, match="is broken"):
+            await idle.grade()
+        for world in (idle, busy):
+            await world.close()
+        again = await host.open(worlds.tasks[0])
+        for cell in worlds.solution(worlds.tasks[0]):
+            await again.execute(cell)
+        return await again.grade()
+
+    with capture_logs() as logs:
+        assert worlds.run(scenario()).success
+    assert host.restarts == restarts + 1
+    assert "world_host_died" in [entry["event"] for entry in logs]
+
+
+def test_a_member_that_dies_fails_its_episode_alone(worlds):
+    async def scenario():
+        world, other = await worlds.host.open(worlds.tasks[0]), await worlds.host.open(worlds.tasks[0])
+        signal.pidfd_send_signal(world._pidfds[0], signal.SIGKILL)
+        with pytest.raises(WorldFailure, match="broke down"):
+            await world.execute("print(1)")
+        await world.close()
+        seen = await other.execute("print(2)")
+        await other.close()
+        return seen.text
+
+    assert worlds.run(scenario()) == "2\n"
+
+
+def test_a_cell_process_that_is_killed_is_told_to_the_policy(worlds):
+    async def scenario():
+        world = await worlds.host.open(worlds.tasks[0])
+        signal.pidfd_send_signal(world._pidfds[1], signal.SIGKILL)
+        seen = await world.execute("print(1)")
+        verdict = await world.grade()
+        return seen, verdict
+
+    seen, verdict = worlds.run(scenario())
+    assert seen.killed == "killed"
+    assert not verdict.success
+
+
+def test_a_task_that_cannot_be_built_is_refused_by_name(worlds, monkeypatch):
+    ghost = TaskText("ghost_1", "", "", "", "", "", "")
+    monkeypatch.setattr(client, "read_task", lambda root, task_id: ghost)
+    with pytest.raises(UsageError, match=r"task ghost_1 of the data root cannot be opened: .*doesn't exist"):
+        worlds.run(worlds.host.open("ghost_1"))
+    monkeypatch.undo()
+    assert worlds.play(worlds.solution(worlds.tasks[0]), worlds.tasks[0])[1].success
+
+
+def test_what_a_process_prints_is_an_event(world_root, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho what the engine says\nexit 3\n")
+    python.chmod(0o755)
+    with capture_logs() as logs, pytest.raises(RunError, match=r"actor.world.(host|grade) did not start: it ended"):
+        asyncio.run(WorldHost.start(WorldConfig(), python, world_root))
+    said = [entry for entry in logs if entry["event"] == "world_engine_said"]
+    assert {entry["text"] for entry in said} == {"what the engine says"}
+    assert {entry["process"] for entry in said} <= {"actor.world.host", "actor.world.grade"}

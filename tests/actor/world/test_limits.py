@@ -1,0 +1,147 @@
+"""What a cell may use, enforced from outside of its process."""
+
+import asyncio
+import time
+
+import pytest
+
+from actor.world.cell import cut
+
+HOLD_ON = "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass"
+DISARM = "signal = datetime.sys.modules['signal']\nsignal.alarm(0)\nsignal.pthread_sigmask(0, range(1, 65))\n"
+ENDLESS = {
+    "python": HOLD_ON,
+    "swallows_exceptions": "while True:\n    try:\n        pass\n    except Exception:\n        pass",
+    "c_call": "sum(range(10**12))",
+    "power": "print(len(str(7 ** 10**9)))",
+    "regex": "re.match('(a+)+$', 'a' * 60 + 'b')",
+    "signals_blocked": DISARM + HOLD_ON,
+    "api_calls": HOLD_ON.replace("    pass", "    apis.supervisor.show_profile()", 1),
+}
+
+
+@pytest.fixture
+def short(worlds, monkeypatch):
+    """Cells of half a second."""
+    monkeypatch.setattr(worlds.host, "config", worlds.host.config.model_copy(update={"cell_seconds": 0.5}))
+    return worlds
+
+
+@pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS)
+def test_a_cell_over_its_time_is_killed_and_its_world_can_be_graded(short, code):
+    started = time.monotonic()
+    (before, observation, after), verdict = short.play(["x = 1", code, "print(x)"])
+    assert time.monotonic() - started < 20
+    assert not before.failed
+    assert observation.killed == "time"
+    assert observation.failed
+    assert observation.text == (
+        "Execution failed. Traceback:\nExecution timed out after 0.5 seconds. The session has ended."
+    )
+    assert after.killed == "time"
+    assert after.text == "The session has ended: no more code can be executed."
+    assert not verdict.success
+
+
+def test_what_was_done_before_a_kill_counts(short):
+    task_id = short.tasks[0]
+    observations, verdict = short.play([*short.solution(task_id), HOLD_ON], task_id)
+    assert observations[-1].killed == "time"
+    assert observations[-1].completed
+    assert verdict.success
+
+
+def test_what_the_killed_cell_itself_had_done_counts_too(short):
+    task_id = short.tasks[0]
+    *first, last = short.solution(task_id)
+    observations, verdict = short.play([*first, last + "\n" + HOLD_ON], task_id)
+    assert observations[-1].killed == "time"
+    assert observations[-1].completed
+    assert verdict.success
+
+
+def test_a_killed_cell_delays_nobody_else(short):
+    async def scenario():
+        stuck, free = await short.host.open(short.tasks[0]), await short.host.open(short.tasks[1])
+        turn = asyncio.create_task(stuck.execute(HOLD_ON))
+        texts = [(await free.execute(f"print({number})")).text for number in range(3)]
+        assert not turn.done()
+        killed = (await turn).killed
+        for world in (stuck, free):
+            await world.close()
+        return texts, killed
+
+    assert short.run(scenario()) == (["0\n", "1\n", "2\n"], "time")
+
+
+def test_an_episode_over_its_time_is_killed(worlds, monkeypatch):
+    monkeypatch.setattr(worlds.host, "config", worlds.host.config.model_copy(update={"episode_seconds": 0.3}))
+    observation = worlds.only(HOLD_ON)
+    assert observation.killed == "episode"
+    assert "time of the whole session is over" in observation.text
+
+
+def test_threads_cannot_be_started(worlds):
+    observation = worlds.only("datetime.sys.modules['threading'].Thread(target=print).start()")
+    assert observation.text.endswith("RuntimeError: can't start new thread")
+
+
+def test_a_thread_bomb_hits_its_limit_and_nobody_elses(short):
+    start = "datetime.sys.modules['threading'].Thread(target=print).start()"
+    bomb = f"while True:\n    try:\n        {start}\n    except BaseException:\n        pass"
+    assert short.only(bomb).killed == "time"
+    assert short.only("print('well')").text == "well\n"
+
+
+def test_memory_above_the_limit_is_an_ordinary_failure(worlds):
+    (first, second), _ = worlds.play(["x = bytearray(10**10)", "print('still here')"])
+    assert first.text.endswith("MemoryError")
+    assert first.killed is None
+    assert second.text == "still here\n"
+
+
+def test_the_kernel_limits_the_cell_process(worlds):
+    names = ["RLIMIT_CPU", "RLIMIT_NPROC", "RLIMIT_FSIZE", "RLIMIT_CORE"]
+    code = f"r = datetime.sys.modules['resource']\nprint([r.getrlimit(getattr(r, name))[1] for name in {names}])"
+    assert worlds.only(code).text == f"[{int(worlds.host.config.episode_seconds) + 1}, 0, 0, 0]\n"
+
+
+def test_50_mb_of_output_are_cut_before_they_reach_the_client(worlds):
+    observation = worlds.only("print('abcdefghi\\n' * 5_000_000)")
+    assert len(observation.text) < 200_100
+    assert observation.text.startswith("abcdefghi\nabcdefghi\n")
+    assert observation.text.endswith("[Output cut: 199999 of 50000001 characters are shown.]")
+
+
+def test_a_cell_process_that_sends_too_much_is_ended(worlds):
+    forge = (
+        "gc, Socket = (datetime.sys.modules[name] for name in ('gc', 'socket'))\n"
+        "for found in gc.get_objects():\n"
+        "    if isinstance(found, Socket.socket) and found.fileno() >= 0:\n"
+        "        try:\n"
+        "            found.sendall((10**9).to_bytes(4, 'big') * 2)\n"
+        "        except OSError:\n"
+        "            pass\n"
+    )
+    (observation, after), verdict = worlds.play([forge, "print(1)"])
+    assert observation.killed == "output"
+    assert after.killed == "output"
+    assert not verdict.success
+
+
+def test_a_cell_process_that_ends_by_itself_is_told_apart(worlds):
+    code = "datetime.sys.modules['ctypes'].string_at(0)"
+    assert worlds.only(code).killed == "crashed"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("short", "short"),
+        ("a" * 10, "a" * 10),
+        ("a" * 11, "a" * 10 + "\n[Output cut: 10 of 11 characters are shown.]"),
+        ("abc\ndef\nghijkl", "abc\ndef\n[Output cut: 7 of 14 characters are shown.]"),
+    ],
+)
+def test_output_is_cut_at_the_end_of_a_line(text, expected):
+    assert cut(text, 10) == expected

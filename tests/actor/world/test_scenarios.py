@@ -1,0 +1,111 @@
+import inspect
+import random
+from string import Template
+
+import pytest
+
+from actor.world.generate import plan
+from actor.world.people import make_cast
+from actor.world.scenarios import CHALLENGE, TRAIN
+from actor.world.scenarios.form import Choice
+from actor.world.task_files import apis_used, requirements
+
+SIZES = {"train": 20, "dev": 2, "test_normal": 5, "test_challenge": 6}
+EVERY = pytest.mark.parametrize("scenario", TRAIN + CHALLENGE, ids=lambda scenario: scenario.name)
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return plan(make_cast(1), 1, SIZES)
+
+
+def test_a_cast_is_a_function_of_its_seed():
+    assert make_cast(3) == make_cast(3)
+    assert make_cast(3) != make_cast(4)
+
+
+def test_no_two_people_share_a_name_and_no_two_songs_a_title():
+    cast = make_cast(1)
+    assert len({p.first_name for p in cast.people}) == len({p.last_name for p in cast.people}) == len(cast.people)
+    assert len({song.title for song in cast.songs}) == len(cast.songs) == 60
+    assert len({song.duration for song in cast.songs}) == len(cast.songs)
+
+
+def test_a_plan_is_a_function_of_its_arguments(tasks):
+    again = plan(make_cast(1), 1, SIZES)
+    assert [(t.task_id, t.draft) for t in tasks] == [(t.task_id, t.draft) for t in again]
+
+
+def test_data_sets_hold_what_was_asked_for(tasks):
+    counts = {name: sum(task.dataset == name for task in tasks) for name in SIZES}
+    assert counts == {"train": 280, "dev": 28, "test_normal": 70, "test_challenge": 18}
+    assert {t.scenario.name for t in tasks if t.dataset == "test_challenge"} == {s.name for s in CHALLENGE}
+
+
+def test_held_out_tasks_are_not_among_the_train_tasks(tasks):
+    def what(task):
+        return task.me.id, task.scenario.say(task.draft), task.draft.answer
+
+    seen = {what(task) for task in tasks if task.dataset == "train"}
+    assert len(seen) == 280
+    assert not seen & {what(task) for task in tasks if task.dataset != "train"}
+
+
+def test_task_ids_have_exactly_one_underscore(tasks):
+    assert {task.task_id.count("_") for task in tasks} == {1}
+    assert len({task.task_id for task in tasks}) == len(tasks)
+
+
+def test_most_but_not_all_scenarios_are_wrong_by_default():
+    share = sum(not scenario.modal_is_right for scenario in TRAIN) / len(TRAIN)
+    assert 0.5 <= share <= 0.7
+
+
+@EVERY
+def test_sampling_finds_the_right_way_now_and_then(scenario):
+    assert 0.25 <= scenario.chance <= 0.75
+
+
+@EVERY
+def test_choices_and_cells_speak_of_the_same_names(scenario, tasks):
+    draft = next(task.draft for task in tasks if task.scenario is scenario)
+    named = {name for cell in scenario.cells for name in Template(cell).get_identifiers()}
+    assert scenario.choices.keys() <= named
+    assert named - scenario.choices.keys() - draft.values.keys() <= {"seen"}
+
+
+@EVERY
+def test_whatever_is_drawn_fills_in_every_cell_with_short_code(scenario, tasks):
+    draft = next(task.draft for task in tasks if task.scenario is scenario)
+    rng = random.Random(1)
+    for _ in range(20):
+        options = scenario.drawn(rng)
+        for cell in range(len(scenario.cells)):
+            code = scenario.code(cell, options, draft.values, "it's 7\n")
+            compile(code, scenario.name, "exec")
+            assert "$" not in code
+            assert len(code) < 300
+
+
+@EVERY
+def test_every_scenario_has_tests_and_uses_apis(scenario):
+    assert 2 <= len(requirements(inspect.getsource(scenario.evaluate))) <= 3
+    assert "supervisor.complete_task" in apis_used(scenario)
+
+
+def test_an_observation_is_copied_without_its_line_end_and_with_its_quotes_escaped():
+    scenario = next(scenario for scenario in TRAIN if scenario.name == "noteText")
+    assert scenario.code(3, {}, {}, "it's 7\n") == "apis.supervisor.complete_task(answer='it\\'s 7')"
+
+
+def test_the_modal_option_is_the_likeliest_single_one():
+    assert not Choice(right="a", wrong=(("b", 1),), chance=0.4).modal_is_right
+    assert Choice(right="a", wrong=(("b", 1), ("c", 1)), chance=0.4).modal_is_right
+
+
+def test_options_are_drawn_with_their_probabilities():
+    choice = Choice(right="a", wrong=(("b", 3), ("c", 1)), chance=0.5)
+    rng = random.Random(0)
+    drawn = [choice.draw(rng) for _ in range(8000)]
+    assert drawn.count("a") / 8000 == pytest.approx(0.5, abs=0.02)
+    assert drawn.count("b") / 8000 == pytest.approx(0.375, abs=0.02)
