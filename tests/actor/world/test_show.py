@@ -3,9 +3,18 @@ import subprocess
 import sys
 
 import pytest
+import structlog
 
 from actor.world import cli, show
 from common.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were():
+    """The command sets up logs on the standard error of its test, which is closed after it."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 def loop(*words):
