@@ -40,7 +40,7 @@ def client_socket(context: zmq.asyncio.Context, keys: ActorKeys, endpoint: str, 
         UsageError: an endpoint that cannot be one.
     """
     socket: zmq.asyncio.Socket = context.socket(zmq.DEALER)
-    _set_limits(socket, queued)
+    _set_limits(socket, heard=queued, said=queued)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     socket.curve_publickey, socket.curve_secretkey = keys.own.public, keys.own.secret
@@ -54,17 +54,18 @@ def client_socket(context: zmq.asyncio.Context, keys: ActorKeys, endpoint: str, 
 
 
 def server_socket(
-    context: zmq.asyncio.Context, keys: KeyPair, host: str, port: int, queued: int
+    context: zmq.asyncio.Context, keys: KeyPair, host: str, port: int, *, heard: int, said: int
 ) -> tuple[zmq.asyncio.Socket, int]:
     """A ROUTER that hears listed keys alone (start a `Gatekeeper` first), and the port it got.
 
-    It raises EHOSTUNREACH on sending to a connection that is gone.
+    At most `heard` messages of a peer wait here unread (then it is not read from), and `said` to it; one more is
+    refused with EAGAIN, and one to a connection that is gone with EHOSTUNREACH.
 
     Raises:
         UsageError: the address cannot be bound.
     """
     socket: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
-    _set_limits(socket, queued)
+    _set_limits(socket, heard=heard, said=said)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
     socket.curve_server = True
@@ -80,13 +81,13 @@ def server_socket(
     return socket, int(bound.rpartition(":")[2])
 
 
-def _set_limits(socket: zmq.asyncio.Socket, queued: int) -> None:
+def _set_limits(socket: zmq.asyncio.Socket, *, heard: int, said: int) -> None:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES + 1024)
-    socket.setsockopt(zmq.SNDHWM, queued)
-    socket.setsockopt(zmq.RCVHWM, queued)
+    socket.setsockopt(zmq.RCVHWM, heard)
+    socket.setsockopt(zmq.SNDHWM, said)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
-    # heartbeats are the application's: this merely clear away connections whose other end is long gone
+    # heartbeats are the application's: this merely clears away connections whose other end is long gone
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 60)
 

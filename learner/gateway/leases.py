@@ -7,6 +7,7 @@ Times are seconds on the gateway's monotonic clock.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -100,24 +101,23 @@ class LeaseBook:
 
     def grant(self, actor: str, count: int, now: float) -> tuple[list[Lease], str]:
         """Up to `count` leases, and what is waited for when there are fewer."""
-        leases: list[Lease] = []
         if self.policy_version < 0:
-            return leases, "the first policy version"
-        while len(leases) < count:
-            place = self._free_place()
-            if place is None:
-                return leases, self.waits_for()
-            leases.append(self._lease(*place, actor, now).lease)
-        return leases, ""
+            return [], "the first policy version"
+        places = itertools.islice(self._free_places(), count)
+        leases = [self._lease(group, index, actor, now).lease for group, index in places]
+        return leases, "" if len(leases) == count else self.waits_for()
 
-    def _free_place(self) -> tuple[Group, int] | None:
-        for group in self._groups.values():
+    def _free_places(self) -> Iterator[tuple[Group, int]]:
+        """Places to lease, oldest groups first; then those of new draws, each drawn when it is asked for."""
+        most = self.config.most_failures
+        for group in list(self._groups.values()):
             if group.state == "open" and (group.purpose == "evaluate" or self.training):
-                for index, member in enumerate(group.members):
-                    if member.is_free(self.config.most_failures):
-                        return group, index
-        if not self.training or self._outstanding() >= self._most_outstanding():
-            return None
+                yield from ((group, index) for index, member in enumerate(group.members) if member.is_free(most))
+        while self.training and self._outstanding() < self._most_outstanding():
+            group = self._draw_group()
+            yield from ((group, index) for index in range(len(group.members)))
+
+    def _draw_group(self) -> Group:
         group = Group(
             group_id=f"g{self.drawn:06d}",
             number=self.drawn,
@@ -130,7 +130,7 @@ class LeaseBook:
         )
         self.drawn += 1
         self._groups[group.group_id] = self._changed_groups[group.group_id] = group
-        return group, 0
+        return group
 
     def _lease(self, group: Group, index: int, actor: str, now: float) -> LeaseRecord:
         epoch = len(group.members[index].leases)

@@ -190,7 +190,7 @@ class Ledger:
             self._database.execute("COMMIT")
 
     def close(self) -> None:
-        self.commit()
+        """What was not committed is not kept."""
         self._database.close()
 
     def _begin(self) -> None:

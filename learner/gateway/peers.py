@@ -61,6 +61,11 @@ class Peers:
         peer.heard_at = now
         return peer
 
+    def extend_all(self, now: float) -> None:
+        """Nobody is silent before the gateway has listened again."""
+        for peer in self.present:
+            peer.heard_at = now
+
     def newly_silent(self, now: float) -> list[Peer]:
         """Actors that fell silent since the last call."""
         fallen = [peer for peer in self.present if not peer.silent and now - peer.heard_at > self._silence]

@@ -46,9 +46,12 @@ async def listening(folder: Path, link: LinkConfig) -> AsyncIterator[Sockets]:
     sockets: list[zmq.asyncio.Socket] = []
     try:
         before = _ports_before(folder)
-        actors, port = _bind(context, keys, link.host, link.port, before.get("port", 0), queued=32)
+        # trajectories are large and acks small; a batch of 256 from one actor gets its 256 acks at once
+        actors, port = _bind(context, keys, link.host, link.port, before.get("port", 0), heard=32, said=4096)
         sockets.append(actors)
-        files, files_port = _bind(context, keys, link.host, link.files_port, before.get("files_port", 0), queued=16)
+        files, files_port = _bind(
+            context, keys, link.host, link.files_port, before.get("files_port", 0), heard=64, said=16
+        )
         sockets.append(files)
         trainer = _bind_trainer(context, folder)
         sockets.append(trainer)
@@ -65,13 +68,13 @@ async def listening(folder: Path, link: LinkConfig) -> AsyncIterator[Sockets]:
 
 
 def _bind(
-    context: zmq.asyncio.Context, keys: KeyPair, host: str, port: int, before: int, *, queued: int
+    context: zmq.asyncio.Context, keys: KeyPair, host: str, port: int, before: int, *, heard: int, said: int
 ) -> tuple[zmq.asyncio.Socket, int]:
     """Where the choice of the port is free, that of before, so that a restarted learner is found again."""
     if not port and before:
         with contextlib.suppress(UsageError):
-            return server_socket(context, keys, host, before, queued)
-    return server_socket(context, keys, host, port, queued)
+            return server_socket(context, keys, host, before, heard=heard, said=said)
+    return server_socket(context, keys, host, port, heard=heard, said=said)
 
 
 def _ports_before(folder: Path) -> dict[str, int]:

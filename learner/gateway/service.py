@@ -49,6 +49,7 @@ log = get_logger(__name__)
 BATCH_BYTES = 64 << 20  # read together before a commit
 BATCH_MESSAGES = 256
 TICK_SECONDS = 0.5
+STOPPED_SECONDS = 3.0  # without a tick: the process or the machine stood still
 FIGURES_EVERY = 2.0  # seconds
 PARKED_SECONDS = 1.0  # that the trainer's question for groups waits here
 FAREWELL_SECONDS = 15.0  # that actors have to leave after the end
@@ -57,7 +58,15 @@ FAREWELL_SECONDS = 15.0  # that actors have to leave after the end
 class Gateway:
     """A running gateway."""
 
-    def __init__(self, run: RunState, link: LinkConfig, sockets: Sockets, *, stop_with_parent: bool = False) -> None:
+    def __init__(
+        self,
+        run: RunState,
+        link: LinkConfig,
+        sockets: Sockets,
+        *,
+        stop: asyncio.Event | None = None,
+        stop_with_parent: bool = False,
+    ) -> None:
         self._run = run
         self._sockets = sockets
         self._blobs = Blobs(run.folder / "checkpoints")
@@ -65,7 +74,7 @@ class Gateway:
         self._changed = asyncio.Event()
         self._trainer_waits = ""
         self._trainer_reminder = Reminder(time.monotonic)
-        self._stop = asyncio.Event()
+        self._stop = stop or asyncio.Event()
         self._stop_with_parent = stop_with_parent
         self.reception = Reception(
             run,
@@ -93,11 +102,11 @@ class Gateway:
         for task in (*tasks, stopped):
             task.cancel()
         results = await asyncio.gather(*tasks, stopped, return_exceptions=True)
-        self._run.commit()
         self._blobs.close()
         for result in results:
             if isinstance(result, Exception):
-                raise result
+                raise result  # and nothing half-changed is committed
+        self._run.commit()
 
     # --- actors
 
@@ -227,10 +236,15 @@ class Gateway:
 
     async def _tick(self) -> None:
         figures_at = over_since = 0.0
-        parent = os.getppid()
+        now, parent = time.monotonic(), os.getppid()
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = time.monotonic()
+            before, now = now, time.monotonic()
+            if now - before > STOPPED_SECONDS:
+                # while this process was stopped nobody could renew: their heartbeats wait in the socket
+                log.warning("gateway_was_stopped", seconds=round(now - before, 1))
+                self._run.book.extend_all(now)
+                self.reception.peers.extend_all(now)
             for record in self._run.book.expire(now):
                 log.warning("lease_lapsed", lease=record.lease_id, actor=record.actor, state=record.state)
             for peer in self.reception.peers.newly_silent(now):
@@ -263,7 +277,9 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def opened(run: RunState, link: LinkConfig, *, stop_with_parent: bool = False) -> AsyncIterator[Gateway]:
+async def opened(
+    run: RunState, link: LinkConfig, *, stop: asyncio.Event | None = None, stop_with_parent: bool = False
+) -> AsyncIterator[Gateway]:
     """A gateway whose ports are bound and written to gateway.json.
 
     Raises:
@@ -272,13 +288,14 @@ async def opened(run: RunState, link: LinkConfig, *, stop_with_parent: bool = Fa
     async with listening(run.folder, link) as sockets:
         where = {"port": sockets.port, "files_port": sockets.files_port}
         log.info("gateway_listens", run=run.run_id, phase=run.course.phase, host=link.host, **where)
-        yield Gateway(run, link, sockets, stop_with_parent=stop_with_parent)
+        yield Gateway(run, link, sockets, stop=stop, stop_with_parent=stop_with_parent)
 
 
 async def _run(run: RunState, link: LinkConfig, *, stop_with_parent: bool) -> None:
-    async with opened(run, link, stop_with_parent=stop_with_parent) as gateway:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, gateway.stop)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with opened(run, link, stop=stop, stop_with_parent=stop_with_parent) as gateway:
         await gateway.serve()
 
 

@@ -45,7 +45,7 @@ class Learner:
         self.heard: list[tuple[str, Message]] = []
         self.context = zmq.asyncio.Context()
         self.gatekeeper = Gatekeeper(self.context, KeyList(keys))
-        self.socket, self.port = server_socket(self.context, learner_keys(keys), "127.0.0.1", port, 100)
+        self.socket, self.port = server_socket(self.context, learner_keys(keys), "127.0.0.1", port, heard=100, said=100)
         self.answer = answer
         self.routing = b""
 
@@ -320,7 +320,7 @@ def test_a_port_in_use_is_one_clear_line(keys):
     async def check() -> None:
         async with learner(keys, welcoming) as there:
             with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{there.port}: cannot listen: another process"):
-                server_socket(there.context, learner_keys(keys), "127.0.0.1", there.port, 1)
+                server_socket(there.context, learner_keys(keys), "127.0.0.1", there.port, heard=1, said=1)
 
     run(check())
 

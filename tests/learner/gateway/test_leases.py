@@ -251,3 +251,11 @@ def test_no_member_is_out_twice(count):
             assert place not in seen
             seen.add(place)
     assert len(seen) == 3 * 4 * 2
+
+
+def test_a_group_is_drawn_when_its_first_member_is_asked_for_and_not_before():
+    book = make_book(groups_per_step=4, group_size=2)
+    book.grant("a", 2, now=0.0)
+    assert book.drawn == 1
+    book.grant("a", 1, now=0.0)
+    assert book.drawn == 2
