@@ -58,6 +58,7 @@ from common.prompt import Prompt
 log = get_logger(__name__)
 ENGINE_STARTS = 4  # the first, and again after the engine died
 RETURN_SECONDS = 2.0  # for returning leases on leaving, and for saying goodbye
+CLOSE_SECONDS = 3.0  # for the ends of engine and worlds, whose processes end with this one in any case
 
 
 class Worker:
@@ -319,13 +320,15 @@ class Worker:
             await asyncio.to_thread(policy.stop)
 
     async def _close(self) -> None:
-        await self._stop_policy()
-        if self._worlds is not None:
-            await self._worlds.close()
-        await self._link.close()
-        await self._files.close()
+        began = time.monotonic()
+        worlds = self._worlds.close() if self._worlds is not None else asyncio.sleep(0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.gather(self._stop_policy(), worlds)
+        await asyncio.gather(self._link.close(), self._files.close())
         if self._outbox is not None:
             self._outbox.close()
+        log.info("closed", seconds=round(time.monotonic() - began, 2))
 
     @staticmethod
     def _task(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

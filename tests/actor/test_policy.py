@@ -309,6 +309,48 @@ def test_in_flight_adapters_change_amid_a_turn(on_start, adapters):
     assert_close(turn.log_probs[before:], sampled_log_probs(adapters[1][1], PROBE[:50], turn.ids)[before:], 2e-5)
 
 
+def test_between_turns_a_swap_waits_for_the_turns_under_way(on_start, models):
+    loop, policy = on_start
+    policy.mode = "between_turns"
+
+    async def swap():
+        under_way = asyncio.create_task(policy.generate(PROBE[:50], temperature=0.0, max_tokens=60))
+        await until(lambda: policy._running)
+        async with policy.held():
+            ended = under_way.done() or not policy._running
+            await policy.load_full(models[1], 1)
+        await policy.use(1)
+        return ended, await under_way, await policy.generate(PROBE[:50], temperature=0.0, max_tokens=5)
+
+    ended, before, after = loop.run(swap())
+    assert ended
+    assert (set(before.versions), set(after.versions)) == ({0}, {1})
+
+
+def test_between_episodes_a_swap_of_all_weights_waits_for_the_episodes_under_way(on_start, models):
+    loop, policy = on_start
+    policy.mode = "between_episodes"
+
+    async def swap():
+        async def episode():
+            versions = set()
+            async with policy.episode() as pinned:
+                for _ in range(3):
+                    turn = await policy.generate(PROBE[:50], temperature=0.0, max_tokens=5, pinned=pinned)
+                    versions |= set(turn.versions)
+            return versions
+
+        under_way = asyncio.create_task(episode())
+        await until(lambda: policy._running)
+        async with policy.held():
+            later = asyncio.create_task(episode())
+            await policy.load_full(models[1], 1)
+        await policy.use(1)
+        return await under_way, await later
+
+    assert loop.run(swap()) == ({0}, {1})
+
+
 def test_a_cancelled_turn_ends_in_the_engine_too(on_start):
     loop, policy = on_start
 
