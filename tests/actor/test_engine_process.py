@@ -14,14 +14,12 @@ from actor.config import EngineConfig
 from actor.engine_process import engine_arguments, in_thread, prepare_environment
 
 PARENT = """
-import os, sys, time
+import os, time
 from actor.engine_process import forked_engine
 with forked_engine():
     child = os.fork()
 if child == 0:
-    time.sleep(600)
-    os._exit(0)
-print(child, flush=True)
+    print(os.getpid(), flush=True)
 time.sleep(600)
 """
 
