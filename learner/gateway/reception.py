@@ -147,7 +147,9 @@ class Reception:
         if self._run.finished:
             return LeaseGrant(leases=(), waiting_for="nothing: the run is over")
         leases, waiting_for = self._run.book.grant(peer.name, request.count, self._clock())
-        if waiting_for and self._withheld.is_due(waiting_for):
+        if not waiting_for:
+            self._withheld.over()
+        elif self._withheld.is_due():
             asked = {"asked": request.count, "granted": len(leases)}
             log.info("leases_withheld", actor=peer.name, waiting_for=waiting_for, **asked)
         return LeaseGrant(leases=tuple(leases), waiting_for=waiting_for)
@@ -184,19 +186,23 @@ class Reception:
 
 
 class Reminder:
-    """Whether to say something again: when it is new, or was said ten seconds ago."""
+    """Whether to say again that one waits: at once when the waiting begins, then every ten seconds."""
 
     def __init__(self, clock: Callable[[], float], seconds: float = 10.0) -> None:
         self._clock = clock
         self._seconds = seconds
-        self._last = ("", -seconds)
+        self._said_at = -seconds
 
-    def is_due(self, words: str) -> bool:
+    def is_due(self) -> bool:
         now = self._clock()
-        if words == self._last[0] and now - self._last[1] < self._seconds:
+        if now - self._said_at < self._seconds:
             return False
-        self._last = (words, now)
+        self._said_at = now
         return True
+
+    def over(self) -> None:
+        """The waiting is over; the next one is said at once."""
+        self._said_at = -self._seconds
 
 
 def _trajectory_id_in(frame: bytes) -> str | None:

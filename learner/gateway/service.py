@@ -44,7 +44,7 @@ from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_port import Impossible, NotYet, TrainerMessage
 from learner.run_lock import only_one
 
-log = get_logger(__name__)
+log = get_logger("learner.gateway.service")  # __name__ is "__main__" in its process
 
 BATCH_BYTES = 64 << 20  # read together before a commit
 BATCH_MESSAGES = 256
@@ -164,7 +164,7 @@ class Gateway:
         reminder = Reminder(time.monotonic)
         async with contextlib.aclosing(connection_events(self._sockets.actors)) as events:
             async for event in events:
-                if event.what == "failed" and reminder.is_due(event.endpoint):
+                if event.what == "failed" and reminder.is_due():
                     reason = "the other side speaks no CURVE, or holds another learner.public"
                     log.warning("handshake_failed", endpoint=event.endpoint, reason=reason)
 
@@ -218,9 +218,10 @@ class Gateway:
             self._commit_for_trainer()
             if not isinstance(answer, NotYet):
                 self._trainer_waits = ""
+                self._trainer_reminder.over()
                 return answer, blobs
             self._trainer_waits = answer.reason
-            if self._trainer_reminder.is_due(answer.reason):
+            if self._trainer_reminder.is_due():
                 log.info("trainer_waits", waiting_for=answer.reason)
             try:
                 async with asyncio.timeout_at(deadline):

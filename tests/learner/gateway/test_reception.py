@@ -7,6 +7,7 @@ from pathlib import Path
 import msgpack
 import pytest
 from gateway_builders import make_hello, make_run, make_trajectory
+from structlog.testing import capture_logs
 
 from common.messages import (
     Ack,
@@ -22,7 +23,7 @@ from common.messages import (
     encode,
 )
 from learner.gateway.ledger import Version
-from learner.gateway.reception import Reception
+from learner.gateway.reception import Reception, Reminder
 
 
 class Desk:
@@ -169,3 +170,25 @@ def test_actors_are_told_that_the_run_is_over(desk):
     assert desk.beat().finished
     grant = desk.say(LeaseRequest(count=1))
     assert (grant.leases, grant.waiting_for) == ((), "nothing: the run is over")
+
+
+def test_waiting_is_said_at_once_and_then_every_ten_seconds():
+    seconds = [100.0]
+    reminder = Reminder(lambda: seconds[0])
+    assert reminder.is_due()
+    seconds[0] = 109.9
+    assert not reminder.is_due()
+    seconds[0] = 110.0
+    assert reminder.is_due()
+    reminder.over()
+    assert reminder.is_due()
+
+
+def test_leases_withheld_are_named(desk):
+    desk.say(make_hello())
+    with capture_logs() as logs:
+        desk.lease(4)
+        desk.lease(4)
+        desk.lease(4)
+    withheld = [entry["waiting_for"] for entry in logs if entry["event"] == "leases_withheld"]
+    assert withheld == ["1 group: g000000 (a_1) has 0 of 4 to complete"]
