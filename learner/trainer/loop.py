@@ -22,6 +22,7 @@ the highest that lies in the folder. Version 0 goes the same way: state of step 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -147,31 +148,7 @@ class Trainer:
         step = self.state.step + 1
         records = self._wait_for_groups(step)
         watch.lap("wait")
-        limits = Limits(
-            policy_version=self.state.policy_version,
-            staleness_bound=self._config.rollout.staleness_bound,
-            vocabulary=self.policy.vocabulary,
-            context=self.policy.context,
-        )
-        groups, dropped = admit(records, limits)
-        scored, without_signal = score(groups, self._config.objective.advantage, self._config.objective.least_advantage)
-        dropped.update(without_signal)
-        made = Update()
-        if scored:
-            made = update(
-                self.policy,
-                self.optimizer,
-                scored,
-                self._config,
-                step=step,
-                policy_version=self.state.policy_version,
-                seed=self._run.seed,
-            )
-        consumed = [one.trajectory.trajectory_id for one in scored]
-        if scored and not made.optimizer_steps:
-            dropped.update(dict.fromkeys(consumed, "not_finite"))
-            log.warning("step_refused", step=step, loss=made.loss, gradient=made.gradient_norm, trajectories=consumed)
-            consumed = []
+        made, consumed, dropped = self._train(step, records)
         watch.lap("forward_backward")
         version = max(self.state.policy_version, *published_versions(self._checkpoints)) + 1
         figures = step_figures(records, made, consumed, dropped)
@@ -192,6 +169,37 @@ class Trainer:
                 f"{self.state.skips_in_a_row} steps in a row were not finite, the last was {step}: lower "
                 "learner.optimizer.learning_rate, or look at the trajectories that trainer.jsonl names"
             )
+
+    def _train(self, step: int, records: Sequence[GroupRecord]) -> tuple[Update, list[str], dict[str, str]]:
+        """Stages 5 to 9: what was done, ids of the trajectories trained on, and those passed over with reasons."""
+        limits = Limits(
+            policy_version=self.state.policy_version,
+            staleness_bound=self._config.rollout.staleness_bound,
+            vocabulary=self.policy.vocabulary,
+            context=self.policy.context,
+        )
+        groups, dropped = admit(records, limits)
+        scored, without_signal = score(groups, self._config.objective.advantage, self._config.objective.least_advantage)
+        dropped.update(without_signal)
+        if not scored:
+            log.warning("step_without_signal", step=step, passed_over=len(dropped))
+            return Update(), [], dropped
+        made = update(
+            self.policy,
+            self.optimizer,
+            scored,
+            self._config,
+            step=step,
+            policy_version=self.state.policy_version,
+            seed=self._run.seed,
+        )
+        ids = [one.trajectory.trajectory_id for one in scored]
+        if made.refused:
+            shown = {"loss": made.refused_loss, "gradient_norm": made.refused_norm}
+            log.warning("step_refused", step=step, optimizer_steps=made.optimizer_steps, trajectories=ids, **shown)
+        if made.optimizer_steps:
+            return made, ids, dropped
+        return made, [], {**dropped, **dict.fromkeys(ids, "not_finite")}
 
     def _wait_for_groups(self, step: int) -> list[GroupRecord]:
         said, answers = "", 0
@@ -250,7 +258,7 @@ def step_figures(
     reasons = sorted(set(dropped.values()))
     diagnostics = made.record.summary()
     lags = {lag: split["tokens"] for lag, split in diagnostics.get("by_lag", {}).items()}
-    return {
+    figures = {
         "mean_reward": _mean([one.reward for one in members]),
         "success_share": _mean([float(one.success) for one in members]),
         "mean_turns": _mean([float(len(one.turns)) for one in members]),
@@ -262,21 +270,24 @@ def step_figures(
         "optimizer_steps": made.optimizer_steps,
         "refused": made.refused,
         "stopped_by_kl": made.stopped_by_kl,
-        # JSON has no inf and nan: a refused step's stand as null
-        "loss": _finite(made.loss),
-        "gradient_norm": _finite(made.gradient_norm),
+        "loss": made.loss,
+        "gradient_norm": made.gradient_norm,
         "learning_rate": made.learning_rate,
         "lags": lags,
-        "ratios": {name: value if name == "by_lag" else _finite(value) for name, value in diagnostics.items()},
+        "ratios": diagnostics,
     }
+    return {name: _finite(value) for name, value in figures.items()}
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
+def _finite(value: Any) -> Any:
+    """JSON has no inf and nan: a refused step's figures stand as null."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main(argv: Sequence[str]) -> int:

@@ -39,10 +39,18 @@ class TrainerState(BaseModel):
     model: str = Field(description="digest of the trained parameters' names and shapes", examples=["ab" * 32])
     step: int = Field(ge=0, description="steps made, count", examples=[12])
     policy_version: int = Field(ge=0, description="version that these weights are", examples=[12])
-    consumed: tuple[str, ...] = Field(default=(), description="trajectories that this step trained on")
-    dropped: dict[str, str] = Field(default={}, description="trajectories that it passed over, reason by id")
-    skips_in_a_row: int = Field(default=0, ge=0, description="steps refused for not being finite, up to this one")
-    figures: dict[str, Any] = Field(default={}, description="the step's line in metrics.jsonl")
+    consumed: tuple[str, ...] = Field(
+        default=(), description="trajectories that this step trained on", examples=[("g1.0.0",)]
+    )
+    dropped: dict[str, str] = Field(
+        default={}, description="trajectories that it passed over, reason by id", examples=[{"g1.1.0": "stale"}]
+    )
+    skips_in_a_row: int = Field(
+        default=0, ge=0, description="steps refused for not being finite, up to this one", examples=[0]
+    )
+    figures: dict[str, Any] = Field(
+        default={}, description="the step's line in metrics.jsonl", examples=[{"step": 12, "loss": -0.03}]
+    )
     files: dict[str, FileEntry] = Field(default={}, description="the tensors' files")
 
 

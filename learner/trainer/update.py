@@ -27,6 +27,8 @@ class Update:
 
     optimizer_steps: int = 0  # applied
     refused: bool = False  # a loss or gradient was not finite; nothing of that minibatch reached the parameters
+    refused_loss: float = 0.0
+    refused_norm: float = 0.0
     stopped_by_kl: bool = False
     loss: float = 0.0  # of the first optimizer step
     gradient_norm: float = 0.0  # of the first optimizer step, before the clip
@@ -56,7 +58,7 @@ def update(
         if number == 0:
             made.loss, made.gradient_norm = loss, stepped.gradient_norm
         if not stepped.applied:
-            made.refused = True
+            made.refused, made.refused_loss, made.refused_norm = True, loss, stepped.gradient_norm
             break
         made.optimizer_steps += 1
         if config.objective.kl_stop is not None and trajectory_kl > config.objective.kl_stop:
