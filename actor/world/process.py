@@ -90,6 +90,8 @@ class WorldProcess:
         except TimeoutError:
             self.kill()
             await self.process.wait()
+        # What it said last is still passed on; a member that outlives it holds the same pipe, so not for ever.
+        await asyncio.wait({self._reader}, timeout=1.0)
         self._reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._reader

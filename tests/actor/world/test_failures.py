@@ -28,7 +28,7 @@ def children_of(pid):
 
 
 def descriptors(pid):
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def test_200_parallel_episodes_leave_nothing_behind(worlds):

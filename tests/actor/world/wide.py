@@ -11,6 +11,7 @@ ODD = {
     "list": [[], ["a"], "a", [1, None]],
     "dict": [{}, {"a": 1}, "a", None],
 }
+ENDING = ("delete_account", "logout")
 LOG_IN = """
 me = apis.supervisor.show_profile()
 tokens = {}
@@ -73,7 +74,7 @@ def api_cells(root: Path, variant: int) -> list[str]:
     cells = []
     for file in sorted((root / "episode" / "data" / "api_docs" / "standard").glob("*.json")):
         app, apis = file.stem, json.loads(file.read_text())
-        calls = [(name, arguments(doc, variant)) for name, doc in apis.items() if name not in ("delete_account", "logout")]
+        calls = [(name, arguments(doc, variant)) for name, doc in apis.items() if name not in ENDING]
         cells.append(
             f"for name, arguments in {calls!r}:\n"
             f"    if 'access_token' in arguments:\n"
