@@ -297,8 +297,12 @@ def _show(display: Display, figures: Figures, events: Sequence[Event], loaded: L
             len(figures.steps), loaded["learner"].rollout.steps, f"{words}  episodes {state.get('episodes_done', 0)}"
         )
     elif phase.startswith("evaluate"):
+        evaluation = loaded["learner"].evaluation
+        total = len(evaluation.tasks.read_text(encoding="utf-8").split()) * len(evaluation.temperatures)
         display.phase(phase.replace("_", " "))
-        display.update(state.get("evaluated", 0), state.get("to_evaluate", 0) or 1, str(state.get("waiting_for", "")))
+        display.update(
+            total - state.get("evaluations_left", total), total, f"{state.get('tokens_per_second', 0):.0f} tokens/s"
+        )
 
 
 def _tell(figures: Figures, demo: Demo, *, as_json: bool) -> int:

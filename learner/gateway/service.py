@@ -271,6 +271,7 @@ class Gateway:
             episodes_done=self.reception.episodes_done,
             leased=book.leased(),
             ready_groups=len(book.in_state("ready")),
+            evaluations_left=sum(group.purpose == "evaluate" for group in book.groups),
             actors=len(live),
             tokens_per_second=round(sum(rates), 1),
             waiting_for="an actor" if not live else self._trainer_waits or book.waits_for(),
