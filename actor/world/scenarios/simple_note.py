@@ -132,7 +132,7 @@ NEW_NOTE = Scenario(
     cells=(LOGIN, f"apis.simple_note.create_note($what, access_token=t)\n{DONE}"),
     choices={
         "what": Choice(
-            right="title='$title', content='$content'", wrong=(("title='$content', content='$title'", 1),), chance=0.7
+            right="title='$title', content='$content'", wrong=(("title='$title', content=''", 1),), chance=0.7
         ),
     },
     draft=_to_write,
