@@ -48,12 +48,14 @@ class Host:
     waiting: list[Waiting] = field(default_factory=list)
     template: engine.Template | None = None
     members: dict[int, int] = field(default_factory=dict)  # pid -> episode number
+    cells: dict[int, int] = field(default_factory=dict)  # episode number -> pid, until its process is buried
+    announced: tuple[int, int] = field(default_factory=os.pipe)  # where cell processes say who they are
     opened: int = 0
 
     def serve(self) -> None:
         """Until the client closes the control socket."""
         ended, wake = os.pipe()
-        for descriptor in (ended, wake):
+        for descriptor in (ended, wake, self.announced[0]):
             os.set_blocking(descriptor, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -73,12 +75,15 @@ class Host:
         """Ends every member that is left."""
         for pid in self.members:
             os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while self._reap(wait=True):
-                pass
+        while self._reap(wait=True):
+            pass
 
     def _reap(self, *, wait: bool = False) -> bool:
-        """Buries the dead: members, and cell processes whose member died first. False: there is no child left."""
+        """Buries the dead: members, and cell processes, which are this process's once their member has died.
+
+        False: there is no child left. Nobody but this function takes a dead process off the kernel's table, so a pid
+        that it kills cannot have become another's.
+        """
         options = os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)
         while True:
             try:
@@ -87,12 +92,23 @@ class Host:
                 return False
             if dead is None:
                 return True
-            # What is left of its process group ends before its pid can be another's.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            self._hear()
+            number = self.members.pop(dead.si_pid, None)
+            if number is None:
+                self.cells = {episode: pid for episode, pid in self.cells.items() if pid != dead.si_pid}
+            elif number in self.cells:
+                os.kill(self.cells[number], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # what is left of its process group
                 os.killpg(dead.si_pid, signal.SIGKILL)
             os.waitpid(dead.si_pid, 0)
-            if (number := self.members.pop(dead.si_pid, None)) is not None:
+            if number is not None:
                 shutil.rmtree(self.scratch / str(number), ignore_errors=True)
+
+    def _hear(self) -> None:
+        """Which process runs which episode's cells: a member under another user id cannot end it by itself."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.announced[0], member.ANNOUNCEMENT.size * 512):
+                self.cells.update(member.ANNOUNCEMENT.iter_unpack(data))
 
     def _read(self) -> bool:
         with contextlib.suppress(BlockingIOError):
@@ -149,6 +165,8 @@ class Host:
             member_uid=base + 1 if as_root else None,
             cell_uid=base if as_root else None,
             folder=str(folder),
+            number=one.number,
+            announce=self.announced[1],
         )
         pid = os.fork()
         if pid == 0:

@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import sys
 import traceback
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from actor.world import cell, frames, sandbox
 from actor.world.call import Answer, Call, answer_call
 from actor.world.engine import Template
 
+ANNOUNCEMENT = struct.Struct("=ii")  # episode number and pid of a cell process
 CODE_LIMIT = 4 << 20  # bytes of one cell's code
 ASK_LIMIT = 16 << 20  # bytes of one API call, and of one cell's message
 # The engine's main app also has routes that load other databases, write files and move the clock: not for episodes.
@@ -42,6 +44,8 @@ class Terms:
     member_uid: int | None
     cell_uid: int | None
     folder: str
+    number: int  # of the episode
+    announce: int  # descriptor of the host's pipe for `ANNOUNCEMENT`s
 
 
 def run(template: Template, client: socket.socket, terms: Terms) -> None:
@@ -52,6 +56,7 @@ def run(template: Template, client: socket.socket, terms: Terms) -> None:
         pid = os.fork()
         if pid == 0:
             template.adopt()
+            os.write(terms.announce, ANNOUNCEMENT.pack(terms.number, os.getpid()))
             os.environ.clear()
             sandbox.confine(
                 uid=terms.cell_uid, limits=terms.limits, keep={theirs.fileno()}, folder=terms.folder, signals=False
@@ -104,7 +109,8 @@ class Member:
             return {"failed": True}, b""
         except OSError:
             pass
-        self.ended = _cause(os.waitpid(self.pid, 0)[1])
+        dead = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # the host buries it, once both are dead
+        self.ended = _cause(dead) if dead else "exited"
         return {"failed": True}, b""
 
     def _answer(self, head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
@@ -134,8 +140,8 @@ def _no_such_app(path: str) -> Answer:
     return Answer(404, [(b"content-type", b"application/json")], body)
 
 
-def _cause(status: int) -> str:
+def _cause(dead: os.waitid_result) -> str:
     """Why a cell process ended, in one word."""
-    if os.WIFSIGNALED(status):
-        return {int(signal.SIGXCPU): "cpu", int(signal.SIGKILL): "killed"}.get(os.WTERMSIG(status), "crashed")
-    return "exited"
+    if dead.si_code == os.CLD_EXITED:
+        return "exited"
+    return {int(signal.SIGXCPU): "cpu", int(signal.SIGKILL): "killed"}.get(dead.si_status, "crashed")

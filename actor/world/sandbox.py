@@ -63,21 +63,17 @@ def enter(readable: list[Path], writable: Path) -> tuple[str, ...]:
 
     `readable` is what they go on to read, at the same paths; `writable` is the one folder where files may be made.
     """
-    guards = ["limits"]
     root = os.geteuid() == 0
+    guards = {"limits", *(["own-uid"] if root else []), *(["no-programs", "no-network"] if deny_is_possible() else [])}
     if not (_unshare(CLONE_NEWNET | CLONE_NEWNS) if root else _unshare_as_user(CLONE_NEWNET | CLONE_NEWNS)):
-        return (*guards, *(["own-uid"] if root else []), *(["no-programs"] if deny_is_possible() else []))
-    guards.append("no-network")
-    if root:
-        guards.append("own-uid")
+        return tuple(sorted(guards))
+    guards.add("no-network")
     try:
         _private_root(readable, writable)
-        guards.append("private-root")
+        guards.add("private-root")
     except OSError as error:
         print(f"no private root folder: {error}", file=sys.stderr)  # noqa: T201  # the client logs it
-    if deny_is_possible():
-        guards.append("no-programs")
-    return tuple(guards)
+    return tuple(sorted(guards))
 
 
 def confine(*, uid: int | None, limits: Limits, keep: set[int], folder: str, signals: bool) -> None:

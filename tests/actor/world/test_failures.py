@@ -1,8 +1,12 @@
 """What breaks, breaks as a WorldFailure, is started again, and leaves nothing behind."""
 
 import asyncio
+import contextlib
 import os
+import select
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +144,37 @@ def test_what_a_process_prints_is_an_event(world_root, tmp_path):
     said = [entry for entry in logs if entry["event"] == "world_engine_said"]
     assert {entry["text"] for entry in said} == {"what the engine says"}
     assert {entry["process"] for entry in said} <= {"actor.world.host", "actor.world.grade"}
+
+
+ORPHAN = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from actor.world.client import WorldHost
+from actor.world.config import WorldConfig
+
+async def main(python, root):
+    host = await WorldHost.start(WorldConfig(), python, root)
+    opened = [await host.open(host._warm_task) for _ in range(4)]
+    asyncio.create_task(opened[0].execute("while True: pass"))
+    await opened[1].execute("print(1)")
+    print(host._scratch, host._host.process.pid, host._grader._process.process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+def test_a_client_that_is_killed_leaves_no_process_and_no_file(appworld_python, world_root):
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHAN, appworld_python, world_root], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    scratch, host, grader = done.stdout.split()[-3:]
+    for pid in (int(host), int(grader)):
+        with contextlib.suppress(ProcessLookupError):
+            ended = os.pidfd_open(pid)
+            assert select.select([ended], [], [], 60)[0], f"process {pid} goes on without its client"
+            os.close(ended)
+    assert list(Path(scratch).iterdir()) == []
+    Path(scratch).rmdir()
