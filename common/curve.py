@@ -35,7 +35,9 @@ def draw(figures: Figures, target: Path) -> None:
     reward.set_ylabel("share")
     reward.legend(fontsize="small")
     ratio.plot(steps, [mean_lag(event) for event in figures.steps], label="mean lag [versions]")
-    ratio.plot(steps, [event["ratios"].get("clip_share", 0.0) for event in figures.steps], label="share of tokens clipped")
+    ratio.plot(
+        steps, [event["ratios"].get("clip_share", 0.0) for event in figures.steps], label="share of tokens clipped"
+    )
     ratio.set_xlabel("policy version")
     ratio.legend(fontsize="small")
     picture.savefig(target, dpi=120)

@@ -31,7 +31,7 @@ from common.display import Display
 from common.errors import RunError, UsageError
 from common.figures import Event, Figures, collect
 from common.metrics import MetricsFile, MetricsReader
-from common.processes import Children, last_line
+from common.processes import Children, ending, last_line
 
 TINY = Path(__file__).resolve().parent.parent / "configs" / "tiny.yaml"
 USAGE = "usage: loop demo [--json] [--seed N] [--resume RUN] [--config FILE] [--section.key value ...]"
@@ -258,7 +258,7 @@ class Demo:
 
     def _why_ended(self, name: str, code: int) -> str:
         output = self._output_of(name)
-        return f"{name} ended with code {code}: {last_line(output)}; see {output}"
+        return f"{ending(name, code, output)}; see {output}"
 
     def _loop(self, *words: str) -> str:
         """Run a `loop` command to its end and return its standard output."""

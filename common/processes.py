@@ -70,3 +70,11 @@ def last_line(file: Path) -> str:
         return ""
     lines = [line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1].strip()[:500] if lines else ""
+
+
+def ending(name: str, code: int, output: Path) -> str:
+    """How a child ended, in words: the signal that ended it, or its exit code and what it said last."""
+    if code < 0:
+        return f"the {name} was ended by {signal.Signals(-code).name}"
+    said = last_line(output).removeprefix(f"{name}: ")
+    return f"the {name} ended with exit code {code}{': ' + said if said else ''}"

@@ -19,7 +19,7 @@ from common.config import Loaded, RunConfig, dump
 from common.errors import RunError, UsageError
 from common.log import get_logger
 from common.metrics import MetricsReader
-from common.processes import Children, last_line
+from common.processes import Children, ending, last_line
 from learner.config import LearnerConfig
 from learner.run_lock import only_one
 
@@ -114,9 +114,8 @@ def _output_of(run: RunConfig, name: str) -> Path:
 
 def _failure(run: RunConfig, name: str, code: int) -> RunError | UsageError:
     """The error that says which child ended, and why."""
-    said = last_line(_output_of(run, name)).removeprefix(f"{name}: ")
+    output = _output_of(run, name)
     if code == 2:
-        return UsageError(said)
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    go_on = f"; see {run.folder / 'logs' / name}.jsonl, and go on with --resume"
-    return RunError(f"the {name} {how}{': ' + said if said and code > 0 else ''}{go_on}")
+        return UsageError(last_line(output).removeprefix(f"{name}: "))
+    go_on = f"see {run.folder / 'logs' / name}.jsonl, and go on with --resume"
+    return RunError(f"{ending(name, code, output)}; {go_on}")
