@@ -86,12 +86,22 @@ def _ports_before(folder: Path) -> dict[str, int]:
 
 
 def _bind_trainer(context: zmq.asyncio.Context, folder: Path) -> zmq.asyncio.Socket:
+    """The trainer's unix socket, for this user alone; it speaks no CURVE."""
     path = trainer_socket(folder)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = path.parent.stat()
+    if path.parent != folder.resolve() and (owner.st_uid != os.getuid() or owner.st_mode & 0o077):
+        raise UsageError(f"{path.parent}: belongs to others; remove it, or choose a run.folder with a shorter path")
     socket: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.bind(f"ipc://{path}")
-    path.chmod(0o600)
+    before = os.umask(0o177)
+    try:
+        socket.bind(f"ipc://{path}")
+    except zmq.ZMQError as error:
+        socket.close()
+        raise UsageError(f"{path}: cannot be listened on: {error.strerror}; is run.folder on a local disk?") from None
+    finally:
+        os.umask(before)
     return socket
 
 

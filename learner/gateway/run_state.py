@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.errors import UsageError
 from common.messages import Announcement
 from common.metrics import MetricsFile
 from learner.gateway.course import Course
@@ -25,6 +26,10 @@ class RunState:
         train_tasks: task ids to train on.
         evaluation_tasks: held-out task ids; empty for no evaluation.
         now: seconds on the clock that the caller will use for leases.
+
+    Raises:
+        UsageError: the run was begun with another seed.
+        RunError: the ledger cannot be opened.
     """
 
     def __init__(
@@ -52,6 +57,9 @@ class RunState:
         if self.ledger.fact("run_id") is None:
             self.ledger.set_fact("run_id", _new_run_id(folder))
             self.ledger.set_fact("seed", str(seed))
+        if self.ledger.fact("seed") != str(seed):
+            begun_with = self.ledger.fact("seed")
+            raise UsageError(f"{folder}: begun with run.seed {begun_with}, not {seed}: set it back, or begin a new run")
         self.course.begin()
         self.commit()
 

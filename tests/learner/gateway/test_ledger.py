@@ -161,3 +161,9 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path: Path):
         database.execute("PRAGMA user_version=99")
     with pytest.raises(RunError, match="schema 99"):
         Ledger(tmp_path / "other.sqlite")
+
+
+def test_a_run_keeps_the_seed_that_it_was_begun_with(tmp_path: Path):
+    make_run(tmp_path, seed=1).close()
+    with pytest.raises(UsageError, match=r"begun with run\.seed 1, not 2"):
+        make_run(tmp_path, seed=2)
