@@ -153,7 +153,6 @@ class Worker:
             await asyncio.sleep(interval)
 
     def _on_heartbeat_reply(self, reply: HeartbeatReply) -> None:
-        self._heard(reply.policy_version, reply.manifest_digest)
         if reply.finished:
             self.stop("the run is finished")
         unwanted = set(reply.cancelled)
@@ -164,16 +163,13 @@ class Worker:
             self._episodes[lease_id].cancel("cancelled by the learner")
 
     async def _announcements(self, versions: Versions) -> None:
+        """The link tells every version that any message named, in the order of arrival."""
         async for announcement in self._link.announcements():
             versions.heard(announcement.policy_version, announcement.manifest_digest)
+            self._leases.news()
 
-    def _on_ack(self, ack: Ack) -> None:
-        self._heard(ack.policy_version, ack.manifest_digest)
+    def _on_ack(self, _ack: Ack) -> None:
         self._leases.news()
-
-    def _heard(self, version: int, digest: str) -> None:
-        if self._versions is not None:
-            self._versions.heard(version, digest)
 
     # ---- the work
 

@@ -29,11 +29,14 @@ def backoff(first: float = 1.0, last: float = 32.0) -> Iterator[float]:
 
 
 class Channel:
-    """One socket's life: questions by number, answers to who asked, the rest to `notice`."""
+    """One socket's life: questions by number, answers to who asked.
 
-    def __init__(self, socket: zmq.asyncio.Socket, notice: Callable[[Message], None]) -> None:
+    Every message passes `hear` first, in the order of arrival; whoever waits for an answer may get to it much later.
+    """
+
+    def __init__(self, socket: zmq.asyncio.Socket, hear: Callable[[Message], None]) -> None:
         self._socket = socket
-        self._notice = notice
+        self._hear = hear
         self._numbers = itertools.count(1)
         self._asked: dict[bytes, asyncio.Future[Message]] = {}
         self._connected = False
@@ -79,11 +82,10 @@ class Channel:
             except ValueError as error:
                 log.warning("unreadable_frame", reason=str(error), bytes=sum(map(len, frames)))
                 continue
+            self._hear(message)
             waiting = self._asked.get(number)
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)
-            elif not number:
-                self._notice(message)
 
     async def _watch(self) -> None:
         async with contextlib.aclosing(connection_events(self._socket)) as events:

@@ -26,9 +26,11 @@ from common.errors import RunError
 from common.keys import ActorKeys, fingerprint
 from common.log import get_logger
 from common.messages import (
+    Ack,
     Announcement,
     FileChunk,
     FileRequest,
+    HeartbeatReply,
     Hello,
     Message,
     Refused,
@@ -66,12 +68,21 @@ class ActorLink:
         self._announced: deque[Announcement] = deque(maxlen=16)
         self._news = asyncio.Event()
         self._welcome: Welcome | None = None
+        self._current = (-1, "")
 
     @property
     def welcome(self) -> Welcome:
         """The last `Welcome`. Only after `connect`."""
         assert self._welcome is not None, "connect() comes first"
         return self._welcome
+
+    @property
+    def current(self) -> tuple[int, str]:
+        """Policy version and manifest digest that the message which arrived last told; -1 before the first.
+
+        Ask here rather than an answer in hand: a newer word may have arrived while the answer waited to be looked at.
+        """
+        return self._current
 
     async def connect(self) -> Welcome:
         """Wait for the learner, saying so every few seconds, and be welcomed.
@@ -113,7 +124,7 @@ class ActorLink:
             return answer
 
     async def announcements(self) -> AsyncIterator[Announcement]:
-        """New versions as they are announced, the newest 16 if nobody looked. Hints: acks and heartbeats tell too."""
+        """New versions in the order in which any message told of them, the newest 16 if nobody looked."""
         while True:
             while self._announced:
                 yield self._announced.popleft()
@@ -140,7 +151,7 @@ class ActorLink:
 
     async def _greet(self) -> Channel:
         for patience in backoff():
-            channel = Channel(client_socket(self._context, self._keys, self._endpoint, 256), self._notice)
+            channel = Channel(client_socket(self._context, self._keys, self._endpoint, 256), self._hear)
             try:
                 answer = await channel.ask(encode(self._hello()), patience)
             except TimeoutError:
@@ -189,16 +200,16 @@ class ActorLink:
                 f"this actor joined {self._welcome.run_id}; start it anew"
             )
         log.info("welcomed", learner=self._endpoint, run=welcome.run_id, policy_version=welcome.policy_version)
-        if self._welcome is not None and welcome.policy_version >= 0:
-            # what was announced in between is told now
-            version, digest = welcome.policy_version, welcome.manifest_digest
-            self._notice(Announcement(policy_version=version, manifest_digest=digest))
         self._welcome = welcome
 
-    def _notice(self, message: Message) -> None:
-        if isinstance(message, Announcement):
-            self._announced.append(message)
-            self._news.set()
+    def _hear(self, message: Message) -> None:
+        """Whatever tells a version that was not the last one told is an announcement."""
+        if isinstance(message, Announcement | Ack | HeartbeatReply | Welcome):
+            told = (message.policy_version, message.manifest_digest)
+            if told != self._current and told[0] >= 0:
+                self._current = told
+                self._announced.append(Announcement(policy_version=told[0], manifest_digest=told[1]))
+                self._news.set()
 
     def _leave(self, channel: Channel) -> None:
         channel.close()

@@ -298,9 +298,43 @@ def test_announcements_come_as_they_are_made(keys):
             await link.connect()
             news = Announcement(policy_version=3, manifest_digest="cd")
             await there.socket.send_multipart([there.routing, b"", encode(news)])
+            announced = aiter(link.announcements())
+            assert (await anext(announced)).policy_version == WELCOME.policy_version
+            assert await anext(announced) == news
+            assert link.current == (3, "cd")
+
+    run(check())
+
+
+def test_an_answer_that_tells_a_new_version_announces_it(keys):
+    async def check() -> None:
+        newer = REPLY.model_copy(update={"policy_version": 1})
+        async with both(keys, lambda m: WELCOME if isinstance(m, Hello) else newer) as (_, link):
+            await link.connect()
+            await link.request(BYE)
+            await link.request(BYE)
+            announced = aiter(link.announcements())
+            assert [(await anext(announced)).policy_version for _ in range(2)] == [0, 1]
+            assert link.current == (1, "ab")
+
+    run(check())
+
+
+def test_an_answer_that_was_overtaken_does_not_bring_back_an_old_version(keys):
+    async def check() -> None:
+        async with both(keys, welcoming) as (there, link):
+            await link.connect()
+            late = asyncio.create_task(link.request(BYE))
+            while len(there.heard) < 2:  # noqa: ASYNC110 - a bare server has nothing to await
+                await asyncio.sleep(0)
+            await there.socket.send_multipart(
+                [there.routing, b"", encode(Announcement(policy_version=1, manifest_digest="cd"))]
+            )
             async for announcement in link.announcements():
-                assert announcement == news
-                break
+                if announcement.policy_version == 1:
+                    break
+            assert (await late).policy_version == 0
+            assert link.current == (1, "cd")
 
     run(check())
 

@@ -17,7 +17,7 @@ from common.config import LinkConfig
 from common.errors import RunError
 from common.keys import actor_keys
 from common.link import ActorLink, FileLink
-from common.messages import Announcement, Heartbeat, HeartbeatReply, LeaseGrant, LeaseRequest
+from common.messages import Heartbeat, HeartbeatReply, LeaseGrant, LeaseRequest
 from common.metrics import MetricsReader
 from learner.gateway.ledger import Ledger, Version
 from learner.gateway.service import Gateway, opened
@@ -191,8 +191,10 @@ def test_every_actor_hears_of_a_new_version(tmp_path: Path) -> None:
             gateway._run.ledger.publish(version, 0, 0)
             gateway._run.publish(version)
             gateway._commit()
-            heard = [await anext(aiter(actor.announcements())) for actor in (first, second)]
-            assert heard == [Announcement(policy_version=1, manifest_digest="01" * 32)] * 2
+            for actor in (first, second):
+                announced = aiter(actor.announcements())
+                assert [(await anext(announced)).policy_version for _ in range(2)] == [0, 1]
+                assert actor.current == (1, "01" * 32)
 
     run_within(check())
 
