@@ -103,9 +103,10 @@ def test_the_folder_is_one_that_transformers_loads(tmp_path: Path):
 
 
 def test_training_lowers_the_loss(tmp_path: Path):
-    short = make_policy(small(tmp_path, steps=1, out=tmp_path / "short"), 1)
-    longer = make_policy(small(tmp_path, steps=60, out=tmp_path / "longer"), 1)
-    assert longer["held_out_loss"] < 0.7 * short["held_out_loss"]
+    episodes_alone = {"echoes": 0.0, "drills": 0.0, "renaming": 0.0, "learning_rate": 1e-2}
+    short = make_policy(small(tmp_path, steps=1, out=tmp_path / "short", **episodes_alone), 1)
+    longer = make_policy(small(tmp_path, steps=60, out=tmp_path / "longer", **episodes_alone), 1)
+    assert longer["held_out_loss"] < 0.5 * short["held_out_loss"]
 
 
 def test_an_example_is_what_an_episode_would_hold():
