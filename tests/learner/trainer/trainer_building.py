@@ -119,7 +119,14 @@ def random_groups(
 
 
 def make_model_folder(
-    folder: Path, *, hidden: int = 32, layers: int = 2, heads: int = 4, key_value_heads: int = 2, seed: int = 0
+    folder: Path,
+    *,
+    hidden: int = 32,
+    layers: int = 2,
+    heads: int = 4,
+    key_value_heads: int = 2,
+    seed: int = 0,
+    deviation: float = 0.02,
 ) -> Path:
     """A small random Qwen2 with a tokenizer of 300 entries or fewer."""
     tokenizer = Tokenizer(models.BPE())
@@ -145,6 +152,7 @@ def make_model_folder(
         num_key_value_heads=key_value_heads,
         max_position_embeddings=640,
         tie_word_embeddings=False,
+        initializer_range=deviation,
         bos_token_id=None,
         eos_token_id=2,
     )
