@@ -23,7 +23,7 @@ SECTIONS: dict[str, type[Section]] = {"run": RunConfig, "link": LinkConfig, "lea
 def main(argv: Sequence[str]) -> int:
     """Run the command. Raises UsageError and RunError."""
     if argv and argv[0] == "warm-start":
-        code: int = importlib.import_module("learner.warm_start").main(argv[1:])
+        code: int = importlib.import_module("learner.warm_start.make").main(argv[1:])
         return code
     resolved, flags = parse_command_line(SECTIONS, argv, usage=USAGE, flags=FLAGS)
     # imported when used: `--help` does without them

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from common.config import Section
 from learner.gateway.draw import EvaluationConfig, RolloutConfig
 from learner.trainer.config import BatchConfig, CheckpointsConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
-from learner.warm_start_config import WarmStartConfig
+from learner.warm_start.config import WarmStartConfig
 
 
 class LearnerConfig(Section):

@@ -20,7 +20,7 @@ DOORS = {
     "vllm": {"actor.policy"},
     "torch": {"learner", "actor.policy"},
     "zmq": {"common.channel", "common.keys", "common.link", "common.sockets", "learner.gateway"},
-    "tokenizers": {"common.prompt", "learner.tokenizer"},
+    "tokenizers": {"common.prompt", "learner.warm_start.tokenizer"},
     "matplotlib": {"common.curve"},
     "sqlite3": {"learner.gateway", "actor.outbox"},
     # run in AppWorld's own virtualenv

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from common.errors import UsageError
 from common.prompt import START, STOP, Prompt
-from learner.tokenizer import train_tokenizer
+from learner.warm_start.tokenizer import train_tokenizer
 
 ME = SimpleNamespace(first_name="Ada", last_name="Moss", email="ada.moss@mail.com", phone_number="123456")
 TEXTS = (

@@ -243,6 +243,6 @@ def open_rows(folder: Path, query: str) -> list[tuple]:
 
 
 World.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_the_promises_hold_in_any_history = World.TestCase

@@ -32,6 +32,7 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.now = 0.0
         self.gone: set[bytes] = set()
+        self.unlisted: set[str] = set()
         self.run = make_run(folder, groups_per_step=1, group_size=4, lease_seconds=60.0)
         self.publish(0)
         self.reception = Reception(
@@ -39,6 +40,7 @@ class Desk:
             heartbeat_seconds=2.0,
             silence=6.0,
             is_connected=lambda routing: routing not in self.gone,
+            is_listed=lambda name: name not in self.unlisted,
             clock=lambda: self.now,
         )
 
@@ -192,3 +194,14 @@ def test_leases_withheld_are_named(desk):
         desk.lease(4)
     withheld = [entry["waiting_for"] for entry in logs if entry["event"] == "leases_withheld"]
     assert withheld == ["1 group: g000000 (a_1) has 0 of 4 to complete"]
+
+
+def test_an_actor_whose_key_is_removed_is_heard_no_longer_and_its_leases_are_free(desk):
+    desk.say(make_hello())
+    (lease_id,) = desk.lease(1)
+    desk.unlisted.add("actor-0")
+    desk.reception.dismiss_unlisted()
+    assert desk.run.book.find(lease_id).reason == "key_removed"
+    assert isinstance(desk.say(LeaseRequest(count=1)), Refused)
+    refused = desk.say(make_hello())
+    assert refused == Refused(reason="the key of actor-0 was removed from the list")

@@ -17,8 +17,8 @@ import numpy as np
 
 from common.messages import Int32
 from common.prompt import Prompt
-from learner.demonstrations import DemonstratedTurn, Demonstration
-from learner.renaming import Renamer
+from learner.warm_start.demonstrations import DemonstratedTurn, Demonstration
+from learner.warm_start.renaming import Renamer
 
 LOG_IN = ".login("
 ECHOED = (4, 8)  # values in an echo, least and most

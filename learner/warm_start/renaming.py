@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from learner.demonstrations import Demonstration
+from learner.warm_start.demonstrations import Demonstration
 
 # what code copies: a quoted text, or a number given as an argument
 IN_CODE = re.compile(r"(?<=')[^'\n]+(?=')|(?<==)\d+(?![\w.])")

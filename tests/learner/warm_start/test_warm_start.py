@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.errors import UsageError
 from common.prompt import SYSTEM, Prompt, task_text
-from learner import supervised
-from learner.curriculum import batches, drill, echo, episode
-from learner.demonstrations import Demonstration, read_demonstrations, split_tasks
-from learner.renaming import Renamer, copied_values
-from learner.tokenizer import train_tokenizer
-from learner.warm_start import main, make_policy
-from learner.warm_start_config import ModelShape, WarmStartConfig
+from learner.warm_start import supervised
+from learner.warm_start.config import ModelShape, WarmStartConfig
+from learner.warm_start.curriculum import batches, drill, echo, episode
+from learner.warm_start.demonstrations import Demonstration, read_demonstrations, split_tasks
+from learner.warm_start.make import main, make_policy
+from learner.warm_start.renaming import Renamer, copied_values
+from learner.warm_start.tokenizer import train_tokenizer
 
 LOG_IN = "t = apis.spotify.login(username=me['email'], password=pw['spotify'])['access_token']"
 TITLES = ("Silver River", "Quiet Garden", "Velvet Star", "Paper Moon")

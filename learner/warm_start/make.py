@@ -24,10 +24,10 @@ from common.errors import UsageError
 from common.log import get_logger
 from common.prompt import SYSTEM, Prompt, task_text
 from learner.config import LearnerConfig
-from learner.curriculum import Curriculum, Example, batches, episode
-from learner.demonstrations import Demonstration, read_demonstrations, split_tasks
-from learner.tokenizer import save_tokenizer, train_tokenizer
-from learner.warm_start_config import WarmStartConfig
+from learner.warm_start.curriculum import Curriculum, Example, batches, episode
+from learner.warm_start.demonstrations import Demonstration, read_demonstrations, split_tasks
+from learner.warm_start.tokenizer import save_tokenizer, train_tokenizer
+from learner.warm_start.config import WarmStartConfig
 
 log = get_logger(__name__)
 
@@ -65,7 +65,7 @@ def make_policy(config: WarmStartConfig, seed: int) -> dict[str, Any]:
     # imported when used: `--help` does without torch
     import torch  # noqa: PLC0415
 
-    from learner import supervised  # noqa: PLC0415
+    from learner.warm_start import supervised  # noqa: PLC0415
 
     since = time.monotonic()
     _refuse_other_folders(config.out)
