@@ -3,10 +3,13 @@
 import asyncio
 import os
 import socket
+import sys
 
 import pytest
+from structlog.testing import capture_logs
 
 from actor.world.client import WorldHost
+from actor.world.config import WorldConfig
 from common.errors import RunError
 
 MODULES = "m = datetime.sys.modules\n"
@@ -146,8 +149,35 @@ print(len(found))
     assert worlds.only(MODULES + code).text == "4\n"  # three times null, and the socket of its member
 
 
-def test_without_guards_it_refuses_to_run_when_told_to(worlds, monkeypatch, appworld_python, world_root):
-    monkeypatch.setattr("actor.world.client.REQUIRED_GUARDS", ("no-network", "a-guard-that-does-not-exist"))
-    config = worlds.host.config.model_copy(update={"require_confinement": True})
-    with pytest.raises(RunError, match="a-guard-that-does-not-exist cannot be had"):
-        asyncio.run(WorldHost.start(config, appworld_python, world_root))
+WITHOUT_GUARDS = """#!{python}
+import json, socket, struct, sys
+sock = socket.socket(fileno=int(sys.argv[-2]))
+told = json.dumps({{"ready": True, "seconds": 0.1, "guards": ["limits", "own-uid"]}}).encode()
+sock.send(told if sys.argv[-3].endswith("host") else struct.pack("!II", len(told), 0) + told)
+sock.recv(1)
+"""
+
+
+def test_without_confinement_it_refuses_to_run_when_told_to(world_root, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(WITHOUT_GUARDS.format(python=sys.executable))
+    python.chmod(0o755)
+    config = WorldConfig(require_confinement=True)
+    with pytest.raises(RunError, match="but no-network, private-root, no-programs cannot be had"):
+        asyncio.run(WorldHost.start(config, python, world_root))
+
+
+def test_missing_guards_are_said_at_start(world_root, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(WITHOUT_GUARDS.format(python=sys.executable))
+    python.chmod(0o755)
+
+    async def start():
+        host = await WorldHost.start(WorldConfig(), python, world_root)
+        await host.close()
+
+    with capture_logs() as logs:
+        asyncio.run(start())
+    (ready,) = [entry for entry in logs if entry["event"] == "world_host_ready"]
+    assert ready["guards"] == ["limits", "own-uid"]
+    assert ready["missing"] == ["no-network", "private-root", "no-programs"]
