@@ -119,10 +119,17 @@ class KeyList:
 
         A removed key is unknown after a second; a new one at once (a flood of unknown keys costs 20 readings a second).
         """
-        age = self._clock() - self._read_at
-        if age > (1.0 if public in self._names else 0.05):
-            self._names, self._read_at = listed(self._folder), self._clock()
+        self._read_if_older(1.0 if public in self._names else 0.05)
         return self._names.get(public)
+
+    def has(self, name: str) -> bool:
+        """Whether an actor's key is (still) listed, as of the last second."""
+        self._read_if_older(1.0)
+        return name in self._names.values()
+
+    def _read_if_older(self, seconds: float) -> None:
+        if self._clock() - self._read_at > seconds:
+            self._names, self._read_at = listed(self._folder), self._clock()
 
 
 def _own_keys(folder: Path, name: str) -> KeyPair:

@@ -82,7 +82,8 @@ class Course:
     def _conclude(self, label: str) -> None:
         self._open_labels.discard(label)
         result: dict[str, Any] = summarise(self._ledger.scored(label))
+        result["lost"] = len(self._tasks) - result["tasks"]  # tasks whose every episode failed to be rolled out
         self._report("evaluation", label=label, **result)
         self._ledger.record_evaluation(label, json.dumps(result))
-        shown = {key: result[key] for key in ("policy_version", "tasks", "tgc", "sgc", "mean_reward")}
+        shown = {key: result[key] for key in ("policy_version", "tasks", "lost", "tgc", "sgc", "mean_reward")}
         log.info("evaluation_finished", label=label, **shown)

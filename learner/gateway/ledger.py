@@ -89,6 +89,8 @@ def open_database(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
             database.execute("PRAGMA foreign_keys=ON")
+            # with the default of 4 MB every other trajectory of a large run would be copied from the log at once
+            database.execute("PRAGMA wal_autocheckpoint=8000")
         found = int(database.execute("PRAGMA user_version").fetchone()[0])
         if found not in (0, SCHEMA_VERSION):
             raise RunError(f"{file}: ledger of schema {found}, this version reads {SCHEMA_VERSION}; use that version")

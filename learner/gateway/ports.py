@@ -30,6 +30,7 @@ class Sockets:
     trainer: zmq.asyncio.Socket
     port: int
     files_port: int
+    listed: KeyList
 
 
 @contextlib.asynccontextmanager
@@ -41,7 +42,8 @@ async def listening(folder: Path, link: LinkConfig) -> AsyncIterator[Sockets]:
     """
     keys = learner_keys(link.keys)
     context = zmq.asyncio.Context()
-    gatekeeper = Gatekeeper(context, KeyList(link.keys))
+    listed = KeyList(link.keys)
+    gatekeeper = Gatekeeper(context, listed)
     gate = asyncio.create_task(gatekeeper.serve())
     sockets: list[zmq.asyncio.Socket] = []
     try:
@@ -57,7 +59,7 @@ async def listening(folder: Path, link: LinkConfig) -> AsyncIterator[Sockets]:
         sockets.append(trainer)
         where = {"host": link.host, "port": port, "files_port": files_port, "pid": os.getpid()}
         _write_json(folder / "gateway.json", where)
-        yield Sockets(actors, files, trainer, port, files_port)
+        yield Sockets(actors, files, trainer, port, files_port, listed)
     finally:
         gate.cancel()
         await asyncio.gather(gate, return_exceptions=True)

@@ -46,6 +46,7 @@ class Reception:
         heartbeat_seconds: interval expected of actors.
         silence: seconds after which an actor counts as gone.
         is_connected: whether a connection is still there.
+        is_listed: whether the key of a name is still in the list of those who may connect.
         clock: seconds, monotonic.
     """
 
@@ -56,11 +57,13 @@ class Reception:
         heartbeat_seconds: float,
         silence: float,
         is_connected: Callable[[bytes], bool],
+        is_listed: Callable[[str], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
         self._heartbeat_seconds = heartbeat_seconds
         self._is_connected = is_connected
+        self._is_listed = is_listed
         self._clock = clock
         self._withheld = Reminder(clock)
         self.peers = Peers(silence)
@@ -103,8 +106,17 @@ class Reception:
                 return self._reply([])
         return Unreadable(reason=f"{type(message).__name__} is nothing that an actor says")
 
+    def dismiss_unlisted(self) -> None:
+        """Actors whose key was taken off the list while they were connected are heard no longer."""
+        for peer in [peer for peer in self.peers.present if not self._is_listed(peer.name)]:
+            freed = self._run.book.release(self._run.book.leased_to(peer.name), "key_removed")
+            peer.left = True
+            log.warning("actor_dismissed", actor=peer.name, reason="its key was removed", leases_freed=len(freed))
+
     def _hello(self, name: str, routing: bytes, hello: Hello) -> Message:
         now = self._clock()
+        if not self._is_listed(name):
+            return Refused(reason=f"the key of {name} was removed from the list")
         peer = self.peers.hello(name, hello, routing, now, self._is_connected)
         if isinstance(peer, Refused):
             log.warning("actor_refused", actor=name, reason=peer.reason)

@@ -74,6 +74,7 @@ class Gateway:
         self._changed = asyncio.Event()
         self._trainer_waits = ""
         self._trainer_reminder = Reminder(time.monotonic)
+        self._list_reminder = Reminder(time.monotonic)
         self._stop = stop or asyncio.Event()
         self._stop_with_parent = stop_with_parent
         self.reception = Reception(
@@ -81,6 +82,7 @@ class Gateway:
             heartbeat_seconds=link.heartbeat_seconds,
             silence=link.heartbeat_seconds * link.silence_intervals,
             is_connected=self._is_connected,
+            is_listed=self._is_listed,
         )
 
     def stop(self) -> None:
@@ -159,6 +161,15 @@ class Gateway:
     def _is_connected(self, routing: bytes) -> bool:
         return self._send(routing, b"", Unreadable(reason="nothing: the gateway looks whether you are there"))
 
+    def _is_listed(self, name: str) -> bool:
+        try:
+            return self._sockets.listed.has(name)
+        except UsageError as error:
+            # a broken file in the list is no reason to send connected actors away
+            if self._list_reminder.is_due():
+                log.error("key_list_unreadable", error=str(error))
+            return True
+
     async def _watch_handshakes(self) -> None:
         """Handshakes that fail before a key is shown (no CURVE, another learner's key) are named here."""
         reminder = Reminder(time.monotonic)
@@ -220,6 +231,8 @@ class Gateway:
                 self._trainer_waits = ""
                 self._trainer_reminder.over()
                 return answer, blobs
+            if not self.reception.peers.live(time.monotonic()):
+                answer = NotYet(reason=f"an actor to connect, then {answer.reason}")
             self._trainer_waits = answer.reason
             if self._trainer_reminder.is_due():
                 log.info("trainer_waits", waiting_for=answer.reason)
@@ -250,6 +263,7 @@ class Gateway:
                 log.warning("lease_lapsed", lease=record.lease_id, actor=record.actor, state=record.state)
             for peer in self.reception.peers.newly_silent(now):
                 log.warning("actor_silent", actor=peer.name, seconds=round(now - peer.heard_at, 1))
+            self.reception.dismiss_unlisted()
             self._commit()
             if now - figures_at >= FIGURES_EVERY:
                 figures_at = now
@@ -274,7 +288,7 @@ class Gateway:
             evaluations_left=sum(group.purpose == "evaluate" for group in book.groups),
             actors=len(live),
             tokens_per_second=round(sum(rates), 1),
-            waiting_for="an actor" if not live else self._trainer_waits or book.waits_for(),
+            waiting_for="an actor to connect" if not live else self._trainer_waits or book.waits_for(),
         )
 
 
