@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 MARKER = "world.json"
 HERE = Path(__file__).parent
-GENERATOR = ("generate.py", "people.py", "task_files.py", "scenarios/*.py")
+GENERATOR = ("generate.py", "people.py", "plan.py", "task_files.py", "scenarios/*.py")
 
 
 class BuildArguments(Section):
@@ -91,7 +91,9 @@ def build(arguments: BuildArguments) -> Path:
     with locked(worlds / f"{folder.name}.lock", "the world is being built"):
         if (folder / MARKER).exists():
             return folder
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in worlds.glob(f"{folder.name}*"):
+            if left.is_dir():  # of a build that was killed
+                shutil.rmtree(left)
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=worlds) as making:
             made = Path(making) / "world"
             made.mkdir()

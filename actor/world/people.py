@@ -119,86 +119,57 @@ def _person(rng: random.Random, number: int, first: str, last: str, phone: str) 
     )
 
 
-def base_rows(cast: Cast) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+Rows = Iterator[tuple[str, str, list[dict[str, Any]]]]
+LONG_AGO = NOW - timedelta(days=300)
+
+
+def base_rows(cast: Cast) -> Rows:
     """(app, model, records) in an order in which every reference exists before it is used. Ids follow the order."""
-    long_ago = NOW - timedelta(days=300)
     names = [{"first_name": p.first_name, "last_name": p.last_name, "email": p.email} for p in cast.people]
-    since = {"created_at": long_ago, "last_logged_in": long_ago}
-    yield (
-        "admin",
-        "MainUser",
-        [
-            {**name, "phone_number": p.phone_number, "birthday": p.birthday, "sex": p.sex}
-            for name, p in zip(names, cast.people, strict=True)
-        ],
-    )
-    for app in ("venmo", "spotify", "simple_note"):
-        extra = {"venmo_balance": 500} if app == "venmo" else {}
-        yield (
-            app,
-            "User",
-            [
-                {**name, **since, **extra, "password": dict(p.passwords)[app], "verified": True}
-                for name, p in zip(names, cast.people, strict=True)
-            ],
-        )
-    yield (
-        "phone",
-        "User",
-        [
-            {
-                "first_name": p.first_name,
-                "last_name": p.last_name,
-                "phone_number": p.phone_number,
-                "password": dict(p.passwords)["phone"],
-                **since,
-            }
-            for p in cast.people
-        ],
-    )
-    yield (
-        "phone",
-        "Contact",
-        [
-            {
-                **names[other - 1],
-                "user_id": me,
-                "phone_number": cast.people[other - 1].phone_number,
-                "relationships": ["friend"],
-                "created_at": long_ago + timedelta(days=rank),
-            }
-            for me, others in enumerate(cast.known, start=1)
-            for rank, other in enumerate(others)
-        ],
-    )
-    yield (
-        "venmo",
-        "Friendship",
-        [
-            {"user_id": me, "friend_id": other, "created_at": long_ago + timedelta(days=rank)}
-            for me, others in enumerate(cast.known, start=1)
-            for rank, other in enumerate(others)
-        ],
-    )
+    yield from _accounts(cast, names)
+    yield from _friends(cast, names)
     yield (
         "spotify",
         "Artist",
         [
-            {"name": name, "genre": GENRES[i % len(GENRES)], "created_at": long_ago}
+            {"name": name, "genre": GENRES[i % len(GENRES)], "created_at": LONG_AGO}
             for i, name in enumerate(cast.artists)
         ],
     )
+    songs = [
+        {"title": s.title, "artist_ids": [s.artist_id], "duration": s.duration, "genre": s.genre} for s in cast.songs
+    ]
+    yield "spotify", "Song", [{**song, "release_date": LONG_AGO} for song in songs]
+
+
+def _accounts(cast: Cast, names: list[dict[str, str]]) -> Rows:
+    since = {"created_at": LONG_AGO, "last_logged_in": LONG_AGO}
+    more = [{"phone_number": p.phone_number, "birthday": p.birthday, "sex": p.sex} for p in cast.people]
+    yield "admin", "MainUser", [{**name, **rest} for name, rest in zip(names, more, strict=True)]
+    for app in ("venmo", "spotify", "simple_note"):
+        extra = {"venmo_balance": 500} if app == "venmo" else {}
+        passwords = [{"password": dict(p.passwords)[app], "verified": True} for p in cast.people]
+        yield app, "User", [{**name, **since, **extra, **rest} for name, rest in zip(names, passwords, strict=True)]
+    users = [
+        {"first_name": p.first_name, "last_name": p.last_name, "password": dict(p.passwords)["phone"]}
+        for p in cast.people
+    ]
+    numbers = [p.phone_number for p in cast.people]
     yield (
-        "spotify",
-        "Song",
-        [
-            {
-                "title": s.title,
-                "artist_ids": [s.artist_id],
-                "duration": s.duration,
-                "release_date": long_ago,
-                "genre": s.genre,
-            }
-            for s in cast.songs
-        ],
+        "phone",
+        "User",
+        [{**user, **since, "phone_number": number} for user, number in zip(users, numbers, strict=True)],
     )
+
+
+def _friends(cast: Cast, names: list[dict[str, str]]) -> Rows:
+    known = [
+        (me, other, LONG_AGO + timedelta(days=rank))
+        for me, others in enumerate(cast.known, start=1)
+        for rank, other in enumerate(others)
+    ]
+    phone = {p.id: {"phone_number": p.phone_number, "relationships": ["friend"]} for p in cast.people}
+    contacts = [{**names[other - 1], **phone[other], "user_id": me, "created_at": since} for me, other, since in known]
+    yield "phone", "Contact", contacts
+    friends = [{"user_id": me, "friend_id": other, "created_at": since} for me, other, since in known]
+    yield "venmo", "Friendship", friends

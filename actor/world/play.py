@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from actor.world import engine, grade, verify
-from actor.world.generate import say
 from actor.world.scenarios import TRAIN
 from actor.world.scenarios.form import GIVE_UP, Scenario
-from actor.world.share import in_child, share
+from actor.world.share import in_child, say, share
 
 STOP_EARLY = 0.08  # share of episodes that give up before their end
 TRY_AGAIN = 0.45  # share of failed cells that are tried again, with the right options; else the episode is given up
@@ -122,7 +121,7 @@ def _play_all(data: Path, jobs: Sequence[tuple[str, list[str]]], workers: int) -
         template.close()
         return records
 
-    return share("tasks_demonstrated", jobs, workers, play_task, say)
+    return share("tasks_demonstrated", jobs, workers, play_task)
 
 
 def _grade_all(
@@ -139,7 +138,7 @@ def _grade_all(
         return found
 
     items = [(task_id, records) for (task_id, _), records in zip(jobs, played, strict=True)]
-    return share("demonstrations_graded", items, workers, verdicts, say)
+    return share("demonstrations_graded", items, workers, verdicts)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import json
 import re
-import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ class Base:
         self.databases = {
             app: importlib.import_module(f"appworld.apps.{app}.models").SQLModel.db for app in models.app_names
         }
-        self._start = {app: sqlite3.connect(":memory:") for app in self.databases}
+        self._start = {app: type(database.connection)(":memory:") for app, database in self.databases.items()}
         for app, copy in self._start.items():
             self.databases[app].connection.backup(copy)
 

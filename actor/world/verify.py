@@ -13,22 +13,20 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from actor.world import engine, grade, warm
-from actor.world.share import Say, in_child, share
-
-if TYPE_CHECKING:
-    from actor.world.generate import Planned
+from actor.world.plan import Planned
+from actor.world.share import in_child, share
 
 COLLECT_EVERY = 32  # tasks between two full collections
 NO_OP = "apis.supervisor.complete_task()"
 
 
-def verify(tasks: Sequence[Planned], workers: int, say: Say) -> list[list[str]]:
+def verify(tasks: Sequence[Planned], workers: int) -> list[list[str]]:
     """The reference solution's cells of every task. RuntimeError names a task that is not as it must be."""
-    played = in_child(lambda: _play_all(tasks, workers, say))
-    graded = in_child(lambda: _grade_all(tasks, played, workers, say))
+    played = in_child(lambda: _play_all(tasks, workers))
+    graded = in_child(lambda: _grade_all(tasks, played, workers))
     for task, play, (reference, *no_ops) in zip(tasks, played, graded, strict=True):
         if not reference["success"]:
             failed = [failure["requirement"] for failure in reference["failures"]]
@@ -41,7 +39,7 @@ def verify(tasks: Sequence[Planned], workers: int, say: Say) -> list[list[str]]:
     return [[turn["code"] for turn in play["turns"]] for play in played]
 
 
-def _play_all(tasks: Sequence[Planned], workers: int, say: Say) -> list[dict[str, Any]]:
+def _play_all(tasks: Sequence[Planned], workers: int) -> list[dict[str, Any]]:
     warm_engine(tasks[0].task_id)
     count = itertools.count(1)
 
@@ -53,7 +51,7 @@ def _play_all(tasks: Sequence[Planned], workers: int, say: Say) -> list[dict[str
         template.close()
         return {"turns": reference["turns"], "changes": reference["changes"], "no_op": no_op["changes"]}
 
-    return share("tasks_played", tasks, workers, play_task, say)
+    return share("tasks_played", tasks, workers, play_task)
 
 
 def warm_engine(task_id: str) -> None:
@@ -151,9 +149,7 @@ def _turn(template: engine.Template, code: str) -> dict[str, str]:
     return {"code": code, "observation": observation}
 
 
-def _grade_all(
-    tasks: Sequence[Planned], played: Sequence[dict[str, Any]], workers: int, say: Say
-) -> list[list[dict[str, Any]]]:
+def _grade_all(tasks: Sequence[Planned], played: Sequence[dict[str, Any]], workers: int) -> list[list[dict[str, Any]]]:
     engine.accelerate_grading()
     grade.quicken_switches()
 
@@ -164,7 +160,7 @@ def _grade_all(
         graded.close()
         return found
 
-    return share("tasks_graded", list(zip(tasks, played, strict=True)), workers, verdicts, say)
+    return share("tasks_graded", list(zip(tasks, played, strict=True)), workers, verdicts)
 
 
 def store_solution(folder: Any, cells: Sequence[str]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 
-from actor.world.scenarios import tests
 from actor.world.scenarios.form import ANSWER, Choice, Draft, Scenario, Setting, first_page, pages
 from actor.world.scenarios.phone import LOGIN as PHONE_LOGIN
 from actor.world.scenarios.phone import USERNAME, alarms
 from actor.world.scenarios.spotify import LOGIN as SPOTIFY_LOGIN
 from actor.world.scenarios.spotify import PAGE, library, likes
+from actor.world.scenarios.tests import question
 
 
 def _longest_liked(rng: random.Random, setting: Setting) -> Draft:
@@ -33,7 +33,7 @@ LIKED_LONGEST = Scenario(
         )
     },
     draft=_longest_liked,
-    evaluate=tests.question,
+    evaluate=question,
 )
 
 
@@ -59,7 +59,7 @@ LIBRARY_COUNT = Scenario(
         )
     },
     draft=_in_library,
-    evaluate=tests.question,
+    evaluate=question,
 )
 
 
@@ -80,5 +80,5 @@ ALARM_TIME = Scenario(
         "field": Choice(right="time", wrong=(("alarm_id", 1),), chance=0.8),
     },
     draft=_alarm,
-    evaluate=tests.question,
+    evaluate=question,
 )

@@ -9,8 +9,8 @@ from typing import Any
 
 from actor.world import people
 from actor.world.people import NOW, Person
-from actor.world.scenarios import tests
 from actor.world.scenarios.form import ANSWER, DONE, Choice, Draft, Row, Scenario, Setting, first_page, login, pages
+from actor.world.scenarios.tests import question
 
 LOGIN = login("phone", "$username")
 USERNAME = Choice(right="phone_number", wrong=(("email", 1),), chance=0.9)  # the others are logged into by email
@@ -91,7 +91,7 @@ LAST_TEXT = Scenario(
         "which": Choice(right="0", wrong=(("-1", 1),), chance=0.4),
     },
     draft=_texts_from,
-    evaluate=tests.question,
+    evaluate=question,
 )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from actor.world import people
 from actor.world.people import NOW
-from actor.world.scenarios import tests
 from actor.world.scenarios.form import ANSWER, DONE, Choice, Draft, Row, Scenario, Setting, login
+from actor.world.scenarios.tests import question
 
 LOGIN = login("simple_note")
 FIND = "n = apis.simple_note.search_notes(access_token=t$find)[0]['note_id']"
@@ -64,7 +64,7 @@ NOTE_TEXT = Scenario(
         "field": Choice(right="content", wrong=(("title", 1),), chance=0.8),
     },
     draft=_read,
-    evaluate=tests.question,
+    evaluate=question,
 )
 
 

@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 from actor.world.people import NOW, Song
-from actor.world.scenarios import tests
 from actor.world.scenarios.form import ANSWER, DONE, Choice, Draft, Row, Scenario, Setting, first_page, login, pages
+from actor.world.scenarios.tests import question
 
 LOGIN = login("spotify")
 PAGE = 5  # the engine's default page
@@ -63,7 +63,7 @@ LONGEST_SONG = Scenario(
         "pick": Choice(right="max", wrong=(("min", 1),), chance=0.9),
     },
     draft=_longest,
-    evaluate=tests.question,
+    evaluate=question,
 )
 
 
@@ -91,7 +91,7 @@ LIKED_COUNT = Scenario(
         ),
     },
     draft=_liked,
-    evaluate=tests.question,
+    evaluate=question,
 )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 from actor.world import people
-from actor.world.scenarios import tests
 from actor.world.scenarios.form import ANSWER, Choice, Draft, Row, Scenario, Setting
+from actor.world.scenarios.tests import question
 
 
 def _city(rng: random.Random, _: Setting) -> Draft:
@@ -48,7 +48,7 @@ HOME_CITY = Scenario(
         "which": Choice(right="$place", wrong=(("$other", 1),), chance=0.9),
     },
     draft=_city,
-    evaluate=tests.question,
+    evaluate=question,
 )
 
 
@@ -94,5 +94,5 @@ CARD_YEAR = Scenario(
         "which": Choice(right="$card", wrong=(("$other", 1),), chance=0.9),
     },
     draft=_cards,
-    evaluate=tests.question,
+    evaluate=question,
 )

@@ -9,8 +9,8 @@ from typing import Any
 
 from actor.world import people
 from actor.world.people import NOW
-from actor.world.scenarios import tests
 from actor.world.scenarios.form import ANSWER, DONE, Choice, Draft, Row, Scenario, Setting, first_page, login, pages
+from actor.world.scenarios.tests import question
 
 LOGIN = login("venmo")
 FIND = "e = apis.venmo.search_friends(access_token=t$find)[0]['email']"
@@ -133,5 +133,5 @@ TOTAL_SENT = Scenario(
         ),
     },
     draft=_history,
-    evaluate=tests.question,
+    evaluate=question,
 )

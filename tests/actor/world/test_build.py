@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from itertools import chain
+from pathlib import Path
 
 import pytest
 
@@ -95,11 +96,30 @@ def test_a_module_that_dies_is_reported_in_one_line_with_its_last_words():
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_killed_build_left_is_removed(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOOP_CACHE", str(tmp_path))
+    monkeypatch.setattr(building, "appworld_python", lambda: sys.executable)
+    left = tmp_path / "worlds" / f"{world_hash(BuildArguments())}.abc" / "world" / "full"
+    left.mkdir(parents=True)
+
+    def make(python, module, words, failure):
+        assert not left.exists()
+        truth = Path(words[0]) / "full" / "data" / "tasks" / "a_1" / "ground_truth"
+        truth.mkdir(parents=True)
+        (truth / "answer.json").write_text("1")
+        return {"tasks": 1}
+
+    monkeypatch.setattr(relay, "run_module", make)
+    root = build(BuildArguments())
+    assert [path.name for path in (root / "episode" / "data" / "tasks" / "a_1").iterdir()] == []
+    assert check_world(root) == root
+
+
 BROKEN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from actor.world import generate, scenarios
+from actor.world import generate, plan, scenarios
 from actor.world.scenarios.form import Choice
 {change}
 sys.exit(generate.main(sys.argv[1:]))
@@ -108,7 +128,7 @@ WRONG_SOLUTION = """
 wrong = Choice(right="state", wrong=(("city", 1),), chance=0.5)
 scenario = scenarios.TRAIN[0]
 broken = replace(scenario, choices={**scenario.choices, "field": wrong})
-generate.TRAIN, generate.CHALLENGE = (broken,), ()
+plan.TRAIN, plan.CHALLENGE = (broken,), ()
 """
 PAID_FOR_NOTHING = """
 import importlib.util
@@ -118,7 +138,7 @@ spec = importlib.util.spec_from_file_location("generous", source)
 module = importlib.util.module_from_spec(spec)
 sys.modules["generous"] = module
 spec.loader.exec_module(module)
-generate.TRAIN, generate.CHALLENGE = (replace(scenarios.TRAIN[0], evaluate=module.generous),), ()
+plan.TRAIN, plan.CHALLENGE = (replace(scenarios.TRAIN[0], evaluate=module.generous),), ()
 """
 
 

@@ -4,8 +4,8 @@ from string import Template
 
 import pytest
 
-from actor.world.generate import plan
 from actor.world.people import make_cast
+from actor.world.plan import plan
 from actor.world.scenarios import CHALLENGE, TRAIN
 from actor.world.scenarios.form import Choice
 from actor.world.task_files import apis_used, requirements
