@@ -208,7 +208,6 @@ def _start(control: socket.socket, settings: dict[str, Any]) -> Host:
     engine.settle()
     limits = sandbox.Limits(sandbox.address_space() + settings["memory_bytes"], settings["cpu_seconds"])
     sandbox.adopt_orphans()
-    sandbox.hurry()
     guards = sandbox.enter([*_read_from_now_on(), Path(settings["root"])], scratch)
     return Host(control, scratch, settings["characters"], limits, guards)
 

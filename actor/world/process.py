@@ -49,7 +49,7 @@ class WorldProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,
+                process_group=0,  # an interrupt from the terminal is for the client alone
                 limit=LINE_LIMIT,
                 env={"LANG": "C.UTF-8", "PATH": os.defpath, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
             )

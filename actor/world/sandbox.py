@@ -7,7 +7,6 @@ as an ordinary user a user namespace, where the kernel allows it. `enter` says w
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -29,7 +28,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS =
 FIRST_UID = 61_184  # the range that systemd keeps for passing users, so nobody's files
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 SYSTEM = ("/usr", "/lib", "/lib64", "/etc/localtime")
-HURRY = 5  # steps of priority
+YIELD = 5  # steps of priority by which episodes stand back behind what all of them wait for
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -50,12 +49,6 @@ def address_space() -> int:
 def adopt_orphans() -> None:
     """A cell process whose member died becomes this process's child, so that nothing is left unburied."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-
-
-def hurry() -> None:
-    """Runs before the episodes: what all of them wait for should not stand in one queue with them. Only root may."""
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, max(-20, os.getpriority(os.PRIO_PROCESS, 0) - HURRY))
 
 
 def enter(readable: list[Path], writable: Path) -> tuple[str, ...]:
@@ -81,9 +74,9 @@ def confine(*, uid: int | None, limits: Limits, keep: set[int], folder: str, sig
 
     `uid` is None where the host is not root; `keep` are descriptors; `signals` says whether it may send any.
     """
-    os.setsid()
-    if uid is not None:
-        os.nice(HURRY)  # back to where the host came from
+    # Not a session of its own: Linux shares processors out by session first, and priorities count within one only.
+    os.setpgid(0, 0)
+    os.nice(YIELD)
     _close_all_but(keep)
     os.chdir(folder)
     if uid is not None:

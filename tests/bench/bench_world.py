@@ -36,9 +36,16 @@ def episodes(root, tasks):
 
 
 def cpu_seconds(pid):
-    """Of a process and its buried children."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(int(field) for field in fields[11:15]) / TICK
+    """Of a process itself, and of its buried children."""
+    fields = [int(field) for field in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:15]]
+    return (fields[0] + fields[1]) / TICK, (fields[2] + fields[3]) / TICK
+
+
+def cpu_by_part(host):
+    """Opening and forking, the members with their cells, the grader, this process."""
+    opening, members = cpu_seconds(host._host.process.pid)
+    grading, _ = cpu_seconds(host._grader._process.process.pid)
+    return {"opening": opening, "members": members, "grading": grading, "client": time.process_time()}
 
 
 def private_megabytes(world):
@@ -68,13 +75,11 @@ async def measure(host, chosen, worlds, group, count):
                 memory.append(private_megabytes(world))
             verdicts.append((await world.grade()).success)
 
-    pids = {"host": host._host.process.pid, "grader": host._grader._process.process.pid}
-    cpu, wall = {name: -cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
-    own = time.process_time()
+    before, wall = cpu_by_part(host), time.monotonic()
     await asyncio.gather(*(worker() for _ in range(worlds)))
     wall = time.monotonic() - wall
     await asyncio.sleep(0.3)  # until the last ones are buried
-    cpu = {name: cpu[name] + cpu_seconds(pid) for name, pid in pids.items()} | {"client": time.process_time() - own}
+    cpu = {part: seconds - before[part] for part, seconds in cpu_by_part(host).items()}
     return {
         "worlds": worlds,
         "episodes": count,
