@@ -97,14 +97,17 @@ def print_scenarios(facts: list[dict[str, Any]], root: Path) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(title=f"scenarios of {root}", title_justify="left")
-    for name in ("scenario", "difficulty", "apps", *DATASETS, "an instruction"):
-        table.add_column(name, justify="right" if name in (*DATASETS, "difficulty") else "left")
+    table = Table(title="tasks: train / dev / test_normal / test_challenge", title_justify="left")
+    for name in ("scenario", "level", "apps", "tasks"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("for example", ratio=1)
     for fact in facts:
-        counts = [str(fact["tasks"].get(name, 0)) for name in DATASETS]
+        counts = " / ".join(str(fact["tasks"].get(name, 0)) for name in DATASETS)
         apps = ", ".join(fact["apps"]) or "supervisor"
-        table.add_row(fact["scenario"], str(fact["difficulty"]), apps, *counts, fact["instruction"])
-    Console().print(table)
+        table.add_row(fact["scenario"], str(fact["difficulty"]), apps, counts, fact["instruction"])
+    console = Console()
+    console.print(table)
+    console.print(f"data root: {root}", highlight=False, soft_wrap=True)
 
 
 def _read(path: Path) -> Any:
