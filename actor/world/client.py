@@ -44,7 +44,9 @@ class Observation:
     text: str
     failed: bool  # the cell raised, was refused or was killed
     completed: bool  # complete_task was called, now or before
-    killed: str | None = None  # which limit ended the cell process: time, episode, cpu, output, killed, crashed, exited
+    killed: str | None = (
+        None  # what ended the cell process: time, episode, cpu, memory, output, killed, crashed, exited
+    )
 
 
 class WorldHost:
@@ -200,6 +202,8 @@ class World:
                 self._kill(0)
             head, body = await turn
         except (OSError, EOFError, frames.BadFrame) as error:
+            if self._killed is not None:  # an API call outlasted the kill, so its member was ended too
+                return self._ended(self._why(seconds))
             self._broken = True
             raise WorldFailure(f"the world of task {self.task.task_id} broke down: {error}") from error
         finally:
@@ -254,12 +258,16 @@ class World:
             return Observation(text, head["failed"], self._completed)
         self._killed = self._killed or head["ended"]
         self._kill(1)
+        return self._ended(self._why(seconds))
+
+    def _why(self, seconds: float) -> str:
         why = {
             "time": f"Execution timed out after {seconds:g} seconds.",
             "episode": "The time of the whole session is over.",
             "cpu": "The session used too much processor time.",
-        }.get(self._killed, "The process that executes code ended.")
-        return self._ended(f"Execution failed. Traceback:\n{why} The session has ended.")
+            "memory": "The session changed more data than there is room for.",
+        }.get(self._killed or "", "The process that executes code ended.")
+        return f"Execution failed. Traceback:\n{why} The session has ended."
 
     def _ended(self, text: str) -> Observation:
         return Observation(text, failed=True, completed=self._completed, killed=self._killed)
@@ -281,4 +289,6 @@ async def _hello(sock: socket.socket, task_id: str) -> list[int]:
     if not data:
         raise WorldFailure(f"no world opened for task {task_id}: the host or the new process ended")
     told = frames.header(data[frames.LENGTHS.size :])
+    if "failed" in told:
+        raise WorldFailure(f"no world opened for task {task_id}: {told['failed']}")
     raise UsageError(f"task {task_id} of the data root cannot be opened: {told.get('refused')}")

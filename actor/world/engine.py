@@ -28,6 +28,7 @@ import pkgutil
 import random
 import sys
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -41,6 +42,7 @@ MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
 
 def accelerate() -> None:
     """Patches the imported engine, once per process and before its first world."""
+    warnings.filterwarnings("ignore", message="The HMAC key is")  # the engine's own keys: nothing to be done about it
     _quicken_imports()
     _inline_threads()
     _remember_database_details()

@@ -130,15 +130,25 @@ class Host:
         self.waiting = [one for one in self.waiting if one.task_id != task_id]
         try:
             template = self._built(str(task_id))
+        except (OSError, MemoryError) as error:
+            self._turn_away(group, "failed", error)
+            return
         except Exception as error:  # noqa: BLE001  # whatever is wrong with this task is wrong with this task alone
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            for one in group:
-                with contextlib.suppress(OSError):
-                    frames.send(one.sock, {"refused": reason})
-                one.sock.close()
+            self._turn_away(group, "refused", error)
             return
         for one in group:
-            self._fork(template, one)
+            try:
+                self._fork(template, one)
+            except OSError as error:
+                self._turn_away([one], "failed", error)
+
+    @staticmethod
+    def _turn_away(group: list[Waiting], how: str, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        for one in group:
+            with contextlib.suppress(OSError):
+                frames.send(one.sock, {how: reason})
+            one.sock.close()
 
     def _built(self, task_id: str) -> engine.Template:
         if self.template is not None and self.template.task_id == task_id:

@@ -28,6 +28,7 @@ from actor.world.engine import Template
 
 ANNOUNCEMENT = struct.Struct("=ii")  # episode number and pid of a cell process
 CODE_LIMIT = 4 << 20  # bytes of one cell's code
+CHANGES_LIMIT = 32 << 20  # bytes of one turn's database changes
 ASK_LIMIT = 16 << 20  # bytes of one API call, and of one cell's message
 # The engine's main app also has routes that load other databases, write files and move the clock: not for episodes.
 APP_PATH = re.compile(
@@ -90,10 +91,23 @@ class Member:
     def serve(self) -> None:
         while (frame := frames.receive(self.client, CODE_LIMIT)) is not None:
             head, text = ({"failed": True}, b"") if self.ended else self._turn(frame[1])
-            changes = self.template.new_changes()
-            body = b"" if changes is None else json.dumps(changes, separators=(",", ":")).encode()
+            body = self._changes()
             head |= {"ended": self.ended, "completed": self.template.completed(), "text": len(text)}
             frames.send(self.client, head, text + body)
+
+    def _changes(self) -> bytes:
+        """What this turn changed, for the grader. A turn that changed too much counts for nothing and is the last."""
+        try:
+            changes = self.template.new_changes()
+            if changes is None or self.ended == "memory":
+                return b""
+            body = json.dumps(changes, separators=(",", ":")).encode()
+        except MemoryError:
+            body = None
+        if body is None or len(body) > CHANGES_LIMIT:
+            self.ended = "memory"
+            return b""
+        return body
 
     def _turn(self, code: bytes) -> tuple[dict[str, Any], bytes]:
         try:
@@ -106,6 +120,9 @@ class Member:
                 frames.send(self.shell, answer, payload)
         except (frames.BadFrame, ValueError, KeyError, TypeError, AttributeError):
             self.ended = "output"  # the client kills the cell process: under another user id this one may not
+            return {"failed": True}, b""
+        except MemoryError:  # an episode must not end as an infrastructure failure because a cell wants it to
+            self.ended = "memory"
             return {"failed": True}, b""
         except OSError:
             pass

@@ -27,6 +27,8 @@ class TaskText:
 
 def check_root(root: Path) -> str:
     """Whether this is a data root of ours; a task id of it. Raises UsageError that names what is missing."""
+    if "memory" in str(root):
+        raise UsageError(f"the engine takes a path with 'memory' in it for no path at all: move the data root {root}")
     for part in ("full", "episode"):
         for inner in ("api_docs", "base_dbs", "datasets", "tasks"):
             if not (root / part / "data" / inner).is_dir():

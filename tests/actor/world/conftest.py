@@ -27,10 +27,11 @@ class Bench:
 
         async def episode():
             world = await self.host.open(task_id or self.tasks[0])
-            observations = [await world.execute(cell) for cell in cells]
-            verdict = await world.grade() if grade else None
-            await world.close()
-            return observations, verdict
+            try:
+                observations = [await world.execute(cell) for cell in cells]
+                return observations, await world.grade() if grade else None
+            finally:
+                await world.close()
 
         return self.run(episode())
 

@@ -129,6 +129,28 @@ def test_a_cell_process_that_sends_too_much_is_ended(worlds):
     assert not verdict.success
 
 
+def test_a_session_that_changes_too_much_ends_as_an_episode_not_as_a_failure_of_the_world(worlds):
+    code = (
+        "login = {entry['account_name']: entry['password'] for entry in apis.supervisor.show_account_passwords()}\n"
+        "email = apis.supervisor.show_profile()['email']\n"
+        "token = apis.simple_note.login(username=email, password=login['simple_note'])['access_token']\n"
+        "for number in range(12):\n"
+        "    apis.simple_note.create_note(title=str(number), content='x' * 4_000_000, access_token=token)\n"
+    )
+    (big, after), verdict = worlds.play([code, "print(1)"])
+    assert big.killed == "memory"
+    assert "changed more data" in big.text
+    assert after.killed == "memory"
+    assert not verdict.success
+
+
+def test_an_api_call_that_outlasts_its_cells_kill_is_ended_with_it(short, monkeypatch):
+    monkeypatch.setattr("actor.world.client.KILL_SECONDS", 0.0)
+    (observation, after), verdict = short.play([HOLD_ON, "print(1)"])
+    assert (observation.killed, after.killed) == ("time", "time")
+    assert not verdict.success
+
+
 def test_a_cell_process_that_ends_by_itself_is_told_apart(worlds):
     code = "datetime.sys.modules['ctypes'].string_at(0)"
     assert worlds.only(code).killed == "crashed"

@@ -57,3 +57,10 @@ def test_a_missing_part_is_named(tmp_path):
     (root / "episode" / "data" / "base_dbs").rmdir()
     with pytest.raises(UsageError, match="episode/data/base_dbs is missing"):
         check_root(root)
+
+
+def test_a_path_that_the_engine_cannot_bear_is_refused(tmp_path):
+    root = tmp_path / "in_memory_of"
+    root.mkdir()
+    with pytest.raises(UsageError, match="move the data root"):
+        check_root(make_root(root, {"x_1": SPECS}))
