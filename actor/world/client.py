@@ -30,6 +30,7 @@ from actor.world.transport import packet, ready, receive, send_descriptor
 from common.errors import RunError, UsageError
 from common.log import get_logger
 
+__all__ = ["Observation", "TaskText", "Verdict", "World", "WorldConfig", "WorldFailure", "WorldHost"]
 log = get_logger(__name__)
 TURN_LIMIT = 64 << 20  # bytes of one observation with its changes
 KILL_SECONDS = 5.0  # a member answers this soon after its cell process was killed, or is killed too
@@ -168,7 +169,8 @@ class WorldHost:
         log.info("world_host_ready", seconds=told["seconds"], guards=list(self.guards), missing=missing)
         if missing and self.config.require_confinement:
             await process.stop()
-            raise RunError(f"world.require_confinement is set but {', '.join(missing)} cannot be had: run as root")
+            advice = "run as root or allow user namespaces"
+            raise RunError(f"world.require_confinement is set but {', '.join(missing)} cannot be had: {advice}")
         return process
 
 

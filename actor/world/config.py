@@ -52,6 +52,6 @@ class WorldConfig(Section):
     )
     require_confinement: bool = Field(
         default=False,
-        description="refuse to start unless cells run under an unprivileged user without a network",
+        description="refuse to start unless cells have no network, a root folder of their own, and start no programs",
         examples=[True],
     )

@@ -118,14 +118,14 @@ class Member:
                     return {"failed": bool(head.get("failed"))}, body
                 answer, payload = self._answer(head, body)
                 frames.send(self.shell, answer, payload)
-        except (frames.BadFrame, ValueError, KeyError, TypeError, AttributeError):
-            self.ended = "output"  # the client kills the cell process: under another user id this one may not
-            return {"failed": True}, b""
+        except OSError:  # it has ended
+            pass
         except MemoryError:  # an episode must not end as an infrastructure failure because a cell wants it to
             self.ended = "memory"
             return {"failed": True}, b""
-        except OSError:
-            pass
+        except Exception:  # noqa: BLE001  # whatever the cell process sent, it was no frame of ours
+            self.ended = "output"  # the client kills it: under another user id this process may not
+            return {"failed": True}, b""
         dead = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # the host buries it, once both are dead
         self.ended = _cause(dead) if dead else "exited"
         return {"failed": True}, b""

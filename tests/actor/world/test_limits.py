@@ -113,13 +113,23 @@ def test_50_mb_of_output_are_cut_before_they_reach_the_client(worlds):
     assert observation.text.endswith("[Output cut: 199999 of 50000001 characters are shown.]")
 
 
-def test_a_cell_process_that_sends_too_much_is_ended(worlds):
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "(10**9).to_bytes(4, 'big') * 2",
+        "(100_000).to_bytes(4, 'big') + bytes(4) + b'[' * 100_000",
+        "(2).to_bytes(4, 'big') + bytes(4) + b'{}'",
+        "(15).to_bytes(4, 'big') + bytes(4) + b'{\"random\": true}'[:15]",
+    ],
+    ids=["too_much", "too_deep", "nothing_asked", "no_json"],
+)
+def test_a_cell_process_that_sends_no_frame_of_ours_is_ended(worlds, sent):
     forge = (
         "gc, Socket = (datetime.sys.modules[name] for name in ('gc', 'socket'))\n"
         "for found in gc.get_objects():\n"
         "    if isinstance(found, Socket.socket) and found.fileno() >= 0:\n"
         "        try:\n"
-        "            found.sendall((10**9).to_bytes(4, 'big') * 2)\n"
+        f"            found.sendall({sent})\n"
         "        except OSError:\n"
         "            pass\n"
     )
