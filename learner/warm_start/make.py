@@ -24,10 +24,10 @@ from common.errors import UsageError
 from common.log import get_logger
 from common.prompt import SYSTEM, Prompt, task_text
 from learner.config import LearnerConfig
+from learner.warm_start.config import WarmStartConfig
 from learner.warm_start.curriculum import Curriculum, Example, batches, episode
 from learner.warm_start.demonstrations import Demonstration, read_demonstrations, split_tasks
 from learner.warm_start.tokenizer import save_tokenizer, train_tokenizer
-from learner.warm_start.config import WarmStartConfig
 
 log = get_logger(__name__)
 

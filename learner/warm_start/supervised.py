@@ -18,9 +18,9 @@ from transformers import GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3Fo
 from transformers.utils.logging import disable_progress_bar
 
 from common.log import get_logger
+from learner.warm_start.config import ModelShape, WarmStartConfig
 from learner.warm_start.curriculum import Example
 from learner.warm_start.tokenizer import PAD_ID
-from learner.warm_start.config import ModelShape, WarmStartConfig
 
 log = get_logger(__name__)
 

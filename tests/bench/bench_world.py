@@ -30,7 +30,10 @@ TICK = os.sysconf("SC_CLK_TCK")
 def episodes(root, tasks):
     """The reference solutions of the tasks that take 4 turns or so, as plain cells."""
     folders = sorted((root / "full" / "data" / "tasks").iterdir())
-    found = [{"task": folder.name, "cells": json.loads((folder / "ground_truth" / "solution.json").read_text())["cells"]} for folder in folders]
+    found = [
+        {"task": folder.name, "cells": json.loads((folder / "ground_truth" / "solution.json").read_text())["cells"]}
+        for folder in folders
+    ]
     found.sort(key=lambda episode: (abs(len(episode["cells"]) - 4), episode["task"]))
     return found[:tasks]
 
@@ -60,7 +63,9 @@ def private_megabytes(world):
 
 async def measure(host, chosen, worlds, group, count):
     """`count` episodes, `worlds` at a time, in groups; a dictionary of figures."""
-    queue = [episode for number in range(0, count, group) for episode in [chosen[number // group % len(chosen)]] * group][:count]
+    queue = [
+        episode for number in range(0, count, group) for episode in [chosen[number // group % len(chosen)]] * group
+    ][:count]
     ready, memory, verdicts = [], [], []
 
     async def worker():
@@ -118,12 +123,20 @@ async def run(options):
     config = WorldConfig(max_worlds=max(options.worlds), cell_seconds=100)
     started = time.monotonic()
     host = await WorldHost.start(config, options.python, options.root)
-    result = {"start_seconds": round(time.monotonic() - started, 2), "guards": host.guards, "cells": [len(one["cells"]) for one in chosen]}
+    result = {
+        "start_seconds": round(time.monotonic() - started, 2),
+        "guards": host.guards,
+        "cells": [len(one["cells"]) for one in chosen],
+    }
     try:
-        result["ours"] = [await measure(host, chosen, worlds, options.group, options.episodes) for worlds in options.worlds]
+        result["ours"] = [
+            await measure(host, chosen, worlds, options.group, options.episodes) for worlds in options.worlds
+        ]
     finally:
         await host.close()
-    result["unmodified"] = unmodified(options.python, options.root, chosen, options.unmodified) if options.unmodified else None
+    result["unmodified"] = (
+        unmodified(options.python, options.root, chosen, options.unmodified) if options.unmodified else None
+    )
     return result
 
 
@@ -131,7 +144,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", type=Path, required=True, help="python of AppWorld's virtualenv")
     parser.add_argument("--root", type=Path, required=True, help="data root with full/ and episode/")
-    parser.add_argument("--worlds", type=int, nargs="+", default=[1, 8, 32], help="worlds at once, one measurement each")
+    parser.add_argument(
+        "--worlds", type=int, nargs="+", default=[1, 8, 32], help="worlds at once, one measurement each"
+    )
     parser.add_argument("--episodes", type=int, default=96, help="episodes per measurement")
     parser.add_argument("--group", type=int, default=6, help="members of a group")
     parser.add_argument("--tasks", type=int, default=6, help="different tasks")

@@ -32,7 +32,7 @@ HACKS = {
     "forge_an_observation": (
         "for o in m['gc'].get_objects():\n"
         "    if isinstance(o, m['socket'].socket) and o.fileno() >= 0:\n"
-        "        head = b'{\"done\": true, \"failed\": false, \"completed\": true}'\n"
+        '        head = b\'{"done": true, "failed": false, "completed": true}\'\n'
         "        o.sendall(len(head).to_bytes(4, 'big') + (0).to_bytes(4, 'big') + head)"
     ),
     "patch_the_clock": "datetime.datetime = None",
