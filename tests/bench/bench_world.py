@@ -155,11 +155,11 @@ def main():
     options = parser.parse_args()
     result = asyncio.run(run(options))
     if options.json:
-        print(json.dumps(result))
+        sys.stdout.write(json.dumps(result) + "\n")
         return
     for name, figures in result.items():
         for line in figures if name == "ours" else [figures]:
-            print(name, line)
+            sys.stdout.write(f"{name} {line}\n")
 
 
 if __name__ == "__main__":
