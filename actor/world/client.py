@@ -35,7 +35,7 @@ log = get_logger(__name__)
 TURN_LIMIT = 64 << 20  # bytes of one observation with its changes
 KILL_SECONDS = 5.0  # a member answers this soon after its cell process was killed, or is killed too
 RESTART_SECONDS = (0.0, 0.5, 2.0, 5.0, 15.0)  # waits before the host is started again; the last one repeats
-REQUIRED_GUARDS = ("no-network", "private-root", "no-programs")
+REQUIRED_GUARDS = ("no-network", "own-files", "no-programs")
 
 
 @dataclass(frozen=True)

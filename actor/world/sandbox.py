@@ -2,7 +2,14 @@
 
 The host calls `enter` once: without network, in a root folder of its own that holds little more than the interpreter,
 read-only. Every process that it forks then calls `confine`. As root this uses namespaces and one user id a process;
-as an ordinary user a user namespace, where the kernel allows it. `enter` says which guards are on.
+as an ordinary user a user namespace, where the kernel allows it, else a fence around files and a filter on system
+calls, which need no leave. `enter` says which guards are on:
+
+    limits       memory, processor time, files, processes and threads
+    no-network   no interface, or no socket
+    no-programs  the filter on system calls: no program, process, socket, signal, trace
+    own-files    nothing can be read but the interpreter, its packages and the episode's data, nothing written
+    own-uid      a user id for each member process and each cell process
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from actor.world.landlock import restrict
 from actor.world.syscalls import deny, deny_is_possible
 
 CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWUSER = 0x20000, 0x40000000, 0x10000000
@@ -58,14 +66,18 @@ def enter(readable: list[Path], writable: Path) -> tuple[str, ...]:
     """
     root = os.geteuid() == 0
     guards = {"limits", *(["own-uid"] if root else []), *(["no-programs", "no-network"] if deny_is_possible() else [])}
-    if not (_unshare(CLONE_NEWNET | CLONE_NEWNS) if root else _unshare_as_user(CLONE_NEWNET | CLONE_NEWNS)):
-        return tuple(sorted(guards))
-    guards.add("no-network")
-    try:
-        _private_root(readable, writable)
-        guards.add("private-root")
-    except OSError as error:
-        print(f"no private root folder: {error}", file=sys.stderr)  # noqa: T201  # the client logs it
+    unshare = _unshare if root else _unshare_as_user
+    if unshare(CLONE_NEWNET | CLONE_NEWNS):
+        guards.add("no-network")
+        try:
+            _private_root(readable, writable)
+            guards.add("own-files")
+        except OSError as error:
+            print(f"no private root folder: {error}", file=sys.stderr)  # noqa: T201  # the client logs it
+    if "own-files" not in guards:
+        paths = [Path(name) for name in (*SYSTEM, "/proc/self")]
+        if restrict([*paths, *readable], map(Path, DEVICES), writable):
+            guards.add("own-files")
     return tuple(sorted(guards))
 
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from actor.world.client import WorldHost
 from actor.world.config import WorldConfig
+from common.log import configure
 
 UNMODIFIED = Path(__file__).parents[1] / "actor" / "world" / "unmodified.py"
 TICK = os.sysconf("SC_CLK_TCK")
@@ -153,6 +154,7 @@ def main():
     parser.add_argument("--unmodified", type=int, default=12, help="episodes on the unmodified engine")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
+    configure("bench")
     result = asyncio.run(run(options))
     if options.json:
         sys.stdout.write(json.dumps(result) + "\n")

@@ -32,7 +32,7 @@ def truth(worlds):
 
 
 def test_all_guards_are_on_as_root(worlds, as_root):
-    assert set(worlds.host.guards) == {"limits", "no-network", "own-uid", "private-root", "no-programs"}
+    assert worlds.host.guards == ("limits", "no-network", "no-programs", "own-files", "own-uid")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_without_confinement_it_refuses_to_run_when_told_to(world_root, tmp_path
     python.write_text(WITHOUT_GUARDS.format(python=sys.executable))
     python.chmod(0o755)
     config = WorldConfig(require_confinement=True)
-    with pytest.raises(RunError, match="but no-network, private-root, no-programs cannot be had"):
+    with pytest.raises(RunError, match="but no-network, own-files, no-programs cannot be had"):
         asyncio.run(WorldHost.start(config, python, world_root))
 
 
@@ -180,4 +180,4 @@ def test_missing_guards_are_said_at_start(world_root, tmp_path):
         asyncio.run(start())
     (ready,) = [entry for entry in logs if entry["event"] == "world_host_ready"]
     assert ready["guards"] == ["limits", "own-uid"]
-    assert ready["missing"] == ["no-network", "private-root", "no-programs"]
+    assert ready["missing"] == ["no-network", "own-files", "no-programs"]
