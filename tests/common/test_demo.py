@@ -36,7 +36,7 @@ def test_a_shorthand_without_its_value_is_refused(option):
 
 
 def test_an_unknown_option_of_any_part_is_refused_by_name():
-    with pytest.raises(UsageError, match="did you mean '--learner.rollout.steps'"):
+    with pytest.raises(UsageError, match=r"did you mean '--learner\.rollout\.steps'"):
         main(["--learner.rollout.step", "3"])
 
 

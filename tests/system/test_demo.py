@@ -20,15 +20,18 @@ SMALL = {
 LONGEST_SECONDS = 900
 
 
+# a shell's background job ignores SIGINT; a terminal's foreground job, which this stands for, does not
+FOREGROUND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from common.cli import main
+sys.exit(main(["demo", "--json", *sys.argv[1:]]))
+"""
+
+
 def demo(*words):
-    # a shell's background job ignores SIGINT; a terminal's foreground job, which this stands for, does not
-    return subprocess.Popen(
-        [sys.executable, "-m", "common.cli", "demo", "--json", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        text=True,
-    )
+    command = [sys.executable, "-c", FOREGROUND, *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def processes_naming(run):
