@@ -1,12 +1,14 @@
 """What surrounds vLLM's engine process: its environment, its arguments, and its end when the actor ends.
 
-Knows the names of vLLM's arguments and variables, but does not import it: `actor.policy` does, after this.
+Knows the names of vLLM's arguments and variables, but imports it by name alone, for `actor.policy`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.metadata
+import logging
 import os
 import signal
 import threading
@@ -23,6 +25,17 @@ from common.errors import UsageError
 T = TypeVar("T")
 CPU_KV_CACHE_MEGABYTES = 256
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# without weights that has no weights to reload (the probe judges a reload)
+HARMLESS = (
+    "vllm.config.vllm",
+    "vllm.engine.arg_utils",
+    "vllm.model_executor.model_loader.reload.layerwise",
+    "vllm.platforms.cpu",
+    "vllm.renderers.base",
+    "vllm.triton_utils.importing",
+    "vllm.v1.utils",
+    "vllm.v1.worker.cpu_worker",
+)
 FORBIDDEN = ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION")
 
 
@@ -34,6 +47,26 @@ def built_for_cpu() -> bool:
         except importlib.metadata.PackageNotFoundError:
             continue
     return False
+
+
+def import_vllm() -> None:
+    """Import what the engine needs, and let only vLLM's warnings that mean something into the log.
+
+    Raises:
+        UsageError: vLLM is not installed, or does not fit this machine.
+    """
+    try:
+        importlib.import_module("vllm.v1.engine.async_llm")
+    except ImportError as error:
+        raise UsageError(f"vLLM cannot be imported ({one_line(error)}): install it as the README says") from error
+    logging.getLogger("vllm").setLevel(logging.WARNING)
+    for name in HARMLESS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's kind and text without line breaks, at most 500 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def prepare_environment(cpu_threads: int) -> None:

@@ -14,9 +14,7 @@ with the version and the number of its loading, so no request reads keys and val
 from __future__ import annotations
 
 import asyncio
-import importlib
 import itertools
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -27,7 +25,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from actor.config import EngineConfig
-from actor.engine_process import engine_arguments, forked_engine, in_thread, prepare_environment
+from actor.engine_process import engine_arguments, forked_engine, import_vllm, in_thread, one_line, prepare_environment
 from common.errors import RunError, UsageError
 from common.log import get_logger
 
@@ -39,17 +37,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 SwapMode = Literal["in_flight", "between_turns", "between_episodes"]
 # their warnings: no Triton and no tcmalloc on CPUs, eager mode as asked for, no tokenizer as asked for, an embedding
-# without weights that has no weights to reload (the probe judges a reload)
-HARMLESS = (
-    "vllm.config.vllm",
-    "vllm.engine.arg_utils",
-    "vllm.model_executor.model_loader.reload.layerwise",
-    "vllm.platforms.cpu",
-    "vllm.renderers.base",
-    "vllm.triton_utils.importing",
-    "vllm.v1.utils",
-    "vllm.v1.worker.cpu_worker",
-)
 
 
 class EngineFailure(Exception):  # noqa: N818 - named for what it means to the actor: the engine is dead or stuck
@@ -87,6 +74,7 @@ class Policy:
         self._running: set[str] = set()  # request ids that the engine has
         self._episodes = 0
         self._submitting = 0
+        self._probing = False  # alone with the engine
         self._open = asyncio.Event()  # the gate
         self._changed = asyncio.Event()
         self._numbers = itertools.count(1)
@@ -125,7 +113,7 @@ class Policy:
     async def prepare(config: EngineConfig) -> None:
         """Import vLLM, which takes seconds and needs no model. `start` does it otherwise."""
         prepare_environment(config.cpu_threads)
-        await in_thread(_import_vllm)
+        await in_thread(import_vllm)
 
     @property
     def context_tokens(self) -> int:
@@ -177,8 +165,7 @@ class Policy:
         """
         sampled = Sampled()
         while True:
-            if pinned is None:
-                await self._until(self._open.is_set)
+            await self._until(partial(self._may_sample, pinned))
             version = self.version if pinned is None else pinned
             self._users[version] += 1
             began = perf_counter()
@@ -194,13 +181,35 @@ class Policy:
                 sampled.finish = "stop" if output.finish_reason == "stop" else "length"
                 return sampled
 
+    def _may_sample(self, pinned: int | None) -> bool:
+        return not self._probing and (pinned is not None or self._open.is_set())
+
     async def score(self, ids: Sequence[int], version: int) -> list[float]:
         """Give log p(ids[i+1] | ids[:i+1]) at temperature 1, nats [P-1], under a loaded version. Asks no gate."""
         params = self._params(temperature=0.0, max_tokens=1, prompt_logprobs=0)
-        output = await self._answer(list(ids), version, params)
+        async with self._alone():
+            output = await self._answer(list(ids), version, params)
         assert output.prompt_logprobs is not None
         found = zip(ids[1:], output.prompt_logprobs[1:], strict=True)
         return [entry[token].logprob for token, entry in found if entry is not None]
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Within this the engine has no other request, where it can load adapters.
+
+        With LoRA on, vLLM 0.32 dies when prompt log-probs are in one batch with requests that sample.
+        """
+        self._probing = self.config.adapter_rank > 0
+        try:
+            if self._probing:
+                await self._until(lambda: self._submitting == 0)
+                if self.mode == "in_flight":
+                    await self._engine.abort(list(self._running))
+                await self._until(lambda: not self._running)
+            yield
+        finally:
+            self._probing = False
+            self._changed.set()
 
     # ---- versions
 
@@ -230,7 +239,7 @@ class Policy:
                 await self._label_full(version)
                 await self._engine.resume_generation()
         except Exception as error:
-            raise EngineFailure(f"loading version {version} from {folder} failed: {_one_line(error)}") from error
+            raise EngineFailure(f"loading version {version} from {folder} failed: {one_line(error)}") from error
         return perf_counter() - began
 
     async def load_adapter(self, folder: Path, version: int) -> float:
@@ -249,8 +258,8 @@ class Policy:
                 await self._engine.add_lora(request)
         except Exception as error:
             if self._engine.errored:
-                raise EngineFailure(f"the engine died on loading adapter {folder}: {_one_line(error)}") from error
-            raise RunError(f"{folder}: the engine refuses this adapter: {_one_line(error)}") from error
+                raise EngineFailure(f"the engine died on loading adapter {folder}: {one_line(error)}") from error
+            raise RunError(f"{folder}: the engine refuses this adapter: {one_line(error)}") from error
         self._adapters[version] = request
         return perf_counter() - began
 
@@ -330,12 +339,12 @@ class Policy:
     async def _give_up(self, request_id: str, error: BaseException) -> None:
         """End a request that failed; raises the error's class as the actor knows it."""
         if self._engine.errored:
-            raise EngineFailure(f"the engine died: {_one_line(error)}") from error
+            raise EngineFailure(f"the engine died: {one_line(error)}") from error
         await self._engine.abort(request_id)
         if isinstance(error, TimeoutError):
             raise EngineFailure(f"the engine has not answered for {self.config.request_seconds:g} s") from error
         if isinstance(error, Exception):
-            raise RequestFailure(f"the engine refused a request: {_one_line(error)}") from error
+            raise RequestFailure(f"the engine refused a request: {one_line(error)}") from error
 
     async def _leave(self, version: int) -> None:
         self._users[version] -= 1
@@ -351,19 +360,9 @@ class Policy:
             await self._changed.wait()
 
 
-def _import_vllm() -> None:
-    try:
-        importlib.import_module("vllm.v1.engine.async_llm")
-    except ImportError as error:
-        raise UsageError(f"vLLM cannot be imported ({_one_line(error)}): install it as the README says") from error
-    logging.getLogger("vllm").setLevel(logging.WARNING)
-    for name in HARMLESS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
 def _start_engine(folder: Path, config: EngineConfig, slots: int, seed: int) -> AsyncLLM:
     arguments = engine_arguments(folder, config, slots, seed)
-    _import_vllm()
+    import_vllm()
     from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - `--help` and the tests of others do without
     from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
     from vllm.v1.executor import Executor  # noqa: PLC0415
@@ -371,12 +370,12 @@ def _start_engine(folder: Path, config: EngineConfig, slots: int, seed: int) -> 
     try:
         vllm_config = AsyncEngineArgs(**arguments).create_engine_config()
     except (TypeError, ValueError, OSError) as error:
-        raise UsageError(f"vLLM refuses the engine's configuration for {folder}: {_one_line(error)}") from error
+        raise UsageError(f"vLLM refuses the engine's configuration for {folder}: {one_line(error)}") from error
     try:
         with forked_engine():
             return AsyncLLM(vllm_config, Executor.get_class(vllm_config), log_stats=False, log_requests=False)
     except Exception as error:
-        raise RunError(f"vLLM's engine did not start on {folder}: {_one_line(error)}; see the log") from error
+        raise RunError(f"vLLM's engine did not start on {folder}: {one_line(error)}; see the log") from error
 
 
 def _append(sampled: Sampled, output: Any, version: int) -> None:
@@ -386,7 +385,3 @@ def _append(sampled: Sampled, output: Any, version: int) -> None:
         # a sum of exponentials that rounds below 1 gives a log-prob that rounds above 0
         sampled.log_probs += [min(entry[token].logprob, 0.0) for token, entry in zip(ids, output.logprobs, strict=True)]
         sampled.versions += [version] * len(ids)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

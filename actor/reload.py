@@ -271,15 +271,16 @@ class Reloader:
         await self._accept(version)
 
     async def _swap_adapter(self, folder: Path, manifest: Manifest) -> Swap:
-        """Nothing pauses: the new adapter is probed beside the one in use."""
+        """The one in use goes on while the new adapter is loaded; only the probe has the engine for itself."""
         version = manifest.policy_version
         await self._policy.load_adapter(folder, version)
+        paused = time.perf_counter()
         difference = await self._difference(manifest.probe, version)
         if difference > self._config.probe_tolerance:
             await self._policy.forget(version)
             raise Refusal(f"probe differs by {difference:.3g} nats", difference)
         await self._accept(version)
-        return Swap(difference, 0.0)
+        return Swap(difference, time.perf_counter() - paused)
 
     async def _accept(self, version: int) -> None:
         await self._policy.use(version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -66,12 +67,14 @@ def configure(
 
 
 class _Relay(logging.Handler):
-    """Carries other packages' warnings into the structured stream."""
+    """Carries other packages' warnings, and what they say of exceptions, into the structured stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(module=record.name).log(
-            max(record.levelno, logging.WARNING), "library_warning", text=record.getMessage()[:2000]
-        )
+        event = {"text": record.getMessage()[:2000]}
+        if record.exc_info and record.exc_info[0] is not None:
+            event["exception"] = "".join(traceback.format_exception(*record.exc_info))[-4000:]
+        level = max(record.levelno, logging.WARNING)
+        structlog.get_logger(module=record.name).log(level, "library_warning", **event)
 
 
 class Stopwatch:

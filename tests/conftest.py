@@ -1,6 +1,7 @@
 """What tests share: AppWorld's virtualenv and a small world, both made once into the real cache."""
 
 import pytest
+import structlog
 
 from actor.world import install
 from actor.world.build import BuildArguments, build
@@ -16,3 +17,11 @@ def appworld_python():
 def world_root(appworld_python):
     """A data root with few tasks of every scenario, all of them verified when it was built."""
     return build(BuildArguments(train=4, dev=1, test=1, challenge=1))
+
+
+@pytest.fixture(autouse=True)
+def logs_of_one_test_alone():
+    """A test that sets up a process's logs leaves none of it, such as a captured stream, to the next."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()

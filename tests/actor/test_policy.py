@@ -169,9 +169,8 @@ def test_a_turn_under_way_goes_on_with_the_new_version_and_every_token_says_its_
             asyncio.create_task(policy.generate(prompt, temperature=1.0, max_tokens=150)) for prompt in prompts
         ]
         await until(lambda: len(policy._running) == len(prompts))
-        # a probe that comes back says that the engine has worked on the others meanwhile
-        for _ in range(10):
-            await policy.score(PROBE[:20], 0)
+        # a short turn that comes back says that the engine has worked on the others meanwhile
+        await policy.generate(PROBE[:20], temperature=1.0, max_tokens=10)
         async with policy.held():
             await policy.load_full(models[2], 2)
         await policy.use(2)
@@ -252,6 +251,28 @@ def test_adapters_are_swapped_without_a_pause_and_are_exactly_those(on_start, ad
         assert_close(scores, reference_log_probs(model, PROBE), 2e-5)
         assert_close(turn.log_probs, sampled_log_probs(model, PROBE[:280], turn.ids), 2e-5)
         assert set(turn.versions) == {version}
+
+
+def test_a_probe_amid_turns_under_adapters_has_the_engine_for_itself(on_start, adapters):
+    """In one batch with others its prompt log-probs end vLLM 0.32's engine."""
+    loop, policy = on_start
+
+    async def probe_amid_turns():
+        await policy.load_adapter(adapters[0][0], 1)
+        await policy.use(1)
+        lengths = range(20, 60, 5)
+        turns = [policy.generate(PROBE[:length], temperature=1.0, max_tokens=60) for length in lengths]
+        under_way = [asyncio.create_task(turn) for turn in turns]
+        await until(lambda: len(policy._running) == len(under_way))
+        await policy.load_adapter(adapters[1][0], 2)
+        scores = await policy.score(PROBE, 2)
+        return scores, await asyncio.gather(*under_way)
+
+    scores, turns = loop.run(probe_amid_turns())
+    assert_close(scores, reference_log_probs(adapters[1][1], PROBE), 2e-5)
+    for length, turn in zip(range(20, 60, 5), turns, strict=True):
+        assert set(turn.versions) == {1}
+        assert_close(turn.log_probs, sampled_log_probs(adapters[0][1], PROBE[:length], turn.ids), 2e-5)
 
 
 def test_an_adapter_that_nobody_uses_is_removed(on_start, adapters):

@@ -1,4 +1,4 @@
-"""`loop demo`, interrupted and resumed: minutes long, so run with `pytest -m slow tests/system/test_interrupted_demo.py`."""
+"""`loop demo`, interrupted and resumed. Minutes long: `pytest -m slow tests/system/test_interrupted_demo.py`."""
 
 import json
 import os
