@@ -146,7 +146,8 @@ def test_stage_12_each_new_version_was_probed_and_then_sampled_with(finished_run
 def test_the_books_balance(finished_run):
     books = json.loads(run_loop("ledger", finished_run, "--json").stdout)
     assert books["balanced"] is True
-    assert books["pending"] == 0
+    assert books["pending"] == {}
+    assert books["faults"] == []
 
 
 def test_the_last_version_gives_the_probes_log_probs_in_transformers_and_in_vllm(finished_run):
