@@ -268,6 +268,8 @@ class Policy:
         assert version == self._full_version or version in self._adapters
         old, self.version = self.version, version
         if self.mode == "in_flight" and old in self._adapters:
+            # what is on its way into the engine must be there to be interrupted
+            await self._until(lambda: self._submitting == 0)
             await self._engine.abort(list(self._running))
         self._open.set()
         self._changed.set()
