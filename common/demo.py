@@ -36,7 +36,7 @@ from common.processes import Children, ending, last_line
 TINY = Path(__file__).resolve().parent.parent / "configs" / "tiny.yaml"
 USAGE = "usage: loop demo [--json] [--seed N] [--resume RUN] [--config FILE] [--section.key value ...]"
 POLL_SECONDS = 0.5
-STOP_SECONDS = 8.0
+ACTOR_STOP_SECONDS, LEARNER_STOP_SECONDS = 6.5, 3.0
 ACTOR_RESTARTS = 3
 
 log = common.log.get_logger(__name__)
@@ -139,7 +139,9 @@ class Demo:
                 self._start_learner(display)
                 return self._watch(display)
             finally:
-                self._children.stop(STOP_SECONDS)
+                # actors first: they give their leases back while there is still somebody to take them
+                self._children.stop(ACTOR_STOP_SECONDS, self._actors())
+                self._children.stop(LEARNER_STOP_SECONDS)
 
     def _prepare(self, display: Display) -> None:
         config = self.run / "config.yaml"

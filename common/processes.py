@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from common.log import get_logger
@@ -48,9 +48,10 @@ class Children:
         """Stop watching a process that ended."""
         self._processes.pop(name)
 
-    def stop(self, grace_seconds: float) -> None:
-        """SIGTERM to each, SIGKILL to the groups of those still there after the grace time."""
-        running = {name: process for name, process in self._processes.items() if process.poll() is None}
+    def stop(self, grace_seconds: float, names: Collection[str] | None = None) -> None:
+        """SIGTERM to each (of `names`), SIGKILL to the groups of those still there after the grace time."""
+        chosen = {name: self._processes.pop(name) for name in list(self._processes) if names is None or name in names}
+        running = {name: process for name, process in chosen.items() if process.poll() is None}
         for process in running.values():
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + grace_seconds
@@ -61,7 +62,6 @@ class Children:
                 log.warning("process_killed", name=name, pid=process.pid, after_seconds=grace_seconds)
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        self._processes.clear()
 
 
 def last_line(file: Path) -> str:
