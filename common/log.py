@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import traceback
@@ -21,16 +22,16 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 class _Fork:
     """Writes each event as one JSON line to a file, and the pleasant or JSON form to a stream."""
 
-    def __init__(self, file: TextIO | None, stream: TextIO | None) -> None:
-        self._file = file
+    def __init__(self, descriptor: int | None, stream: TextIO | None) -> None:
+        self._descriptor = descriptor
         self._stream = stream
         self._json = structlog.processors.JSONRenderer(default=repr)
         self._console = structlog.dev.ConsoleRenderer(colors=bool(stream and stream.isatty()), pad_event_to=24)
 
     def __call__(self, logger: Any, method: str, event: structlog.typing.EventDict) -> str:
-        if self._file is not None:
-            self._file.write(str(self._json(logger, method, dict(event))) + "\n")
-            self._file.flush()
+        if self._descriptor is not None:
+            # one write a line: a forked child, like vLLM's engine, appends to the same file
+            os.write(self._descriptor, f"{self._json(logger, method, dict(event))}\n".encode())
         if self._stream is None:
             raise structlog.DropEvent
         render = self._console if self._stream.isatty() else self._json
@@ -47,7 +48,7 @@ def configure(
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
     stream = sys.stderr if console else None
-    sink = file.open("a", encoding="utf-8") if file is not None else None
+    sink = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644) if file is not None else None
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
