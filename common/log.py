@@ -31,7 +31,8 @@ class _Fork:
     def __call__(self, logger: Any, method: str, event: structlog.typing.EventDict) -> str:
         if self._descriptor is not None:
             # one write a line: a forked child, like vLLM's engine, appends to the same file
-            os.write(self._descriptor, f"{self._json(logger, method, dict(event))}\n".encode())
+            line = str(self._json(logger, method, dict(event))) + "\n"
+            os.write(self._descriptor, line.encode())
         if self._stream is None:
             raise structlog.DropEvent
         render = self._console if self._stream.isatty() else self._json
