@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from common.messages import Lease
+from common.prompt import Supervisor
 
 NO_CODE = "Nothing was executed: the answer holds no code. Write python."
 LEAST_TURN_TOKENS = 16  # an observation leaves at least this much room for the turn that follows
@@ -44,19 +45,11 @@ class Sampler(Protocol):
     ) -> SampledTurn: ...
 
 
-class Task(Protocol):
+class Task(Supervisor, Protocol):
     """What a world says of its task."""
 
     @property
     def instruction(self) -> str: ...
-    @property
-    def first_name(self) -> str: ...
-    @property
-    def last_name(self) -> str: ...
-    @property
-    def email(self) -> str: ...
-    @property
-    def phone_number(self) -> str: ...
 
 
 class Seen(Protocol):
