@@ -8,6 +8,7 @@ A signal to this process ends both. When this one is killed, they notice and end
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ log = get_logger(__name__)
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
+FAREWELL_SECONDS = 60.0  # a trainer that has made its last step may still be letting go of its memory
 RELAYED = ("phase", "step", "evaluation")  # of metrics.jsonl, shown as they come
 SHOWN = ("name", "step", "policy_version", "mean_reward", "success_share", "loss", "label", "tgc", "sgc", "tasks")
 
@@ -79,23 +81,36 @@ def _watch(run: RunConfig, learner: LearnerConfig, passed_on: list[str], *, resu
         ):
             arguments = [module, *passed_on, *options, "--stop-with-parent"]
             children.start(name, arguments, output=_output_of(run, name), environment=environment)
-        finished: set[str] = set()
-        while finished != {"gateway", "trainer"}:
-            if stopped_by:
-                log.info("learner_stopped", signal=signal.Signals(stopped_by[0]).name)
-                return 0
-            for name, code in children.ended().items():
-                children.forget(name)
-                if code or (name == "gateway" and "trainer" not in finished):
-                    raise _failure(run, name, code)
-                finished.add(name)
-            _relay(metrics)
-            time.sleep(POLL_SECONDS)
+        if not _wait_for_end(run, children, metrics, stopped_by):
+            log.info("learner_stopped", signal=signal.Signals(stopped_by[0]).name)
+            return 0
     finally:
         children.stop(GRACE_SECONDS)
     _relay(metrics)
     log.info("learner_done", folder=str(run.folder))
     return 0
+
+
+def _wait_for_end(run: RunConfig, children: Children, metrics: MetricsReader, stopped_by: list[int]) -> bool:
+    """Returns True when both children have ended well, False on a signal. Raises when one failed.
+
+    The gateway ends when the run is over; the trainer may take longer to let go of its memory.
+    """
+    finished: dict[str, float] = {}  # when each ended
+    while len(finished) < 2:
+        if stopped_by:
+            return False
+        for name, code in children.ended().items():
+            children.forget(name)
+            if code:
+                raise _failure(run, name, code)
+            finished[name] = time.monotonic()
+            log.info("child_ended", name=name)
+        if "trainer" not in finished and time.monotonic() - finished.get("gateway", math.inf) > FAREWELL_SECONDS:
+            raise _failure(run, "gateway", 0)
+        _relay(metrics)
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def _relay(metrics: MetricsReader) -> None:

@@ -13,6 +13,10 @@ from trainer_building import make_model_folder
 
 from common.cli import main
 from common.config import RunConfig, load
+from common.errors import RunError
+from common.metrics import MetricsReader
+from common.processes import Children
+from learner import parent
 from learner.cli import SECTIONS
 from learner.parent import _failure
 
@@ -177,3 +181,31 @@ def test_the_cause_is_what_the_child_said_last(tmp_path, code, printed, kind, sa
     error = _failure(RunConfig(folder=tmp_path), "trainer", code)
     assert type(error).__name__ == kind
     assert says in str(error)
+
+
+@pytest.fixture
+def two_children(tmp_path):
+    """Starts two real processes under the children's names that run these statements."""
+    children = Children()
+
+    def start(gateway, trainer):
+        for name, statement in (("gateway", gateway), ("trainer", trainer)):
+            children.start(name, ["timeit", "-n1", "-r1", statement], output=tmp_path / f"{name}.out")
+        return children
+
+    yield start
+    children.stop(5)
+
+
+def test_a_trainer_that_lets_go_after_the_gateway_has_ended_well(tmp_path, two_children):
+    children = two_children("pass", "import time; time.sleep(1)")
+    metrics = MetricsReader(tmp_path / "metrics.jsonl")
+    assert parent._wait_for_end(RunConfig(folder=tmp_path), children, metrics, [])
+
+
+def test_a_trainer_that_goes_on_without_its_gateway_is_a_failure(tmp_path, two_children, monkeypatch):
+    monkeypatch.setattr(parent, "FAREWELL_SECONDS", 0.0)
+    children = two_children("pass", "import time; time.sleep(60)")
+    metrics = MetricsReader(tmp_path / "metrics.jsonl")
+    with pytest.raises(RunError, match="the gateway ended with exit code 0"):
+        parent._wait_for_end(RunConfig(folder=tmp_path), children, metrics, [])
