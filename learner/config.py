@@ -8,7 +8,14 @@ from pydantic import Field, model_validator
 
 from common.config import Section
 from learner.gateway.draw import EvaluationConfig, RolloutConfig
-from learner.trainer.config import BatchConfig, CheckpointsConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from learner.trainer.config import (
+    BatchConfig,
+    CheckpointsConfig,
+    CorrectionConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+)
 from learner.warm_start.config import WarmStartConfig
 
 
@@ -19,6 +26,9 @@ class LearnerConfig(Section):
     rollout: RolloutConfig = Field(default=RolloutConfig(), description="what is rolled out, and how old it may be")
     batch: BatchConfig = Field(default=BatchConfig(), description="how a step is cut")
     objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="what is maximised")
+    correction: CorrectionConfig = Field(
+        default=CorrectionConfig(), description="what is done about tokens that another policy sampled"
+    )
     optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW and its schedule")
     checkpoints: CheckpointsConfig = Field(default=CheckpointsConfig(), description="what stays on the disk")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="what is evaluated")
@@ -39,4 +49,20 @@ class LearnerConfig(Section):
             raise ValueError(
                 "objective.kl_stop acts between optimizer steps, but a step has one: set batch.epochs or minibatch"
             )
+        self._corrections_agree()
         return self
+
+    def _corrections_agree(self) -> None:
+        objective, correction = self.objective, self.correction
+        if objective.kl_coefficient and self.model.training != "lora":
+            raise ValueError("objective.kl_coefficient needs model.training: lora: the base is what the adapter is on")
+        clipped_itself = objective.surrogate == "clip" and correction.proximal == "behaviour"
+        if correction.weight != "none" and clipped_itself:
+            raise ValueError(
+                "correction.weight would correct twice: the clipped ratio is taken against the behaviour; "
+                "set correction.proximal to recomputed or interpolated, or objective.surrogate to reinforce"
+            )
+        if objective.surrogate == "reinforce" and correction.proximal != "behaviour" and correction.weight == "none":
+            raise ValueError("correction.proximal is read by nothing: reinforce has no ratio; set correction.weight")
+        if objective.ratio != "token" and (correction.weight == "token" or correction.reject == "band"):
+            raise ValueError(f"correction by token needs objective.ratio: token, not {objective.ratio}")

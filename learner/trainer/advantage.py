@@ -12,16 +12,18 @@ import numpy.typing as npt
 from common.messages import Trajectory
 from learner.trainer.groups import Group
 
+Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 STD_FLOOR = 1e-6  # added to the standard deviation, as GRPO's public implementations do
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A trajectory that will be trained on, with its advantage."""
+    """A trajectory that will be trained on, with its advantage. It has S sampled tokens."""
 
     trajectory: Trajectory
     advantage: float
+    proximal: Float32 | None = None  # [S], their log-probs by the policy at the step's start, where they are wanted
 
 
 def leave_one_out(rewards: Sequence[float] | Float64) -> Float64:
@@ -52,11 +54,18 @@ def normalised(rewards: Sequence[float] | Float64) -> Float64:
 
 
 def score(
-    groups: Iterable[Group], kind: Literal["leave_one_out", "group_mean", "normalised"], least: float
+    groups: Iterable[Group], kind: Literal["leave_one_out", "group_mean", "normalised", "success"], least: float
 ) -> tuple[list[Scored], dict[str, str]]:
-    """Trajectories with their advantages; those with |advantage| < `least`, or 0, are passed over as `no_signal`."""
+    """Trajectories with their advantages; those with |advantage| < `least`, or 0, are passed over as `no_signal`.
+
+    `success` is expert iteration: 1 for each success of a group, whatever its siblings did; the rest is `no_success`.
+    """
     scored, dropped = [], {}
     for group in groups:
+        if kind == "success":
+            scored += [Scored(member, 1.0) for member in group.members if member.success]
+            dropped.update({member.trajectory_id: "no_success" for member in group.members if not member.success})
+            continue
         rewards = [member.reward for member in group.members]
         match kind:
             case "leave_one_out":

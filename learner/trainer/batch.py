@@ -32,11 +32,13 @@ class MicroBatch:
     turns: torch.Tensor  # int64 [S], turn's index, unique in the micro-batch, ascending from 0
     trajectories: torch.Tensor  # int64 [S], trajectory's index in the micro-batch, ascending from 0
     versions: torch.Tensor  # int64 [S], policy version that sampled the target
+    proximal: torch.Tensor | None = None  # float32 [S], log-probs at the step's start, where they were recomputed, nats
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on a device."""
         moved = {name: getattr(self, name).to(device) for name in _COLUMNS}
-        return MicroBatch(**moved, lengths=self.lengths)
+        proximal = None if self.proximal is None else self.proximal.to(device)
+        return MicroBatch(**moved, lengths=self.lengths, proximal=proximal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,9 @@ def make_micro_batch(scored: Sequence[Scored]) -> MicroBatch:
         begin += length
         turn_count += int(turn[-1]) + 1
     tensors = {name: torch.from_numpy(np.concatenate(columns[name])).to(kind) for name, kind in _COLUMNS.items()}
-    return MicroBatch(**tensors, lengths=tuple(lengths))
+    recomputed = [one.proximal for one in scored if one.proximal is not None]
+    proximal = torch.from_numpy(np.concatenate(recomputed)) if len(recomputed) == len(scored) else None
+    return MicroBatch(**tensors, lengths=tuple(lengths), proximal=proximal)
 
 
 _COLUMNS = {

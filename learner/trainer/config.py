@@ -75,10 +75,16 @@ class BatchConfig(Section):
 class ObjectiveConfig(Section):
     """What is maximised. Defaults are LOOP's: leave-one-out advantage, token ratios, PPO's clipped surrogate."""
 
-    advantage: Literal["leave_one_out", "group_mean", "normalised"] = Field(
+    advantage: Literal["leave_one_out", "group_mean", "normalised", "success"] = Field(
         default="leave_one_out",
-        description="baseline: mean of the other members, mean of all, or that over the standard deviation",
+        description="baseline: mean of the other members, mean of all, or that over the standard deviation; or 1 for "
+        "successes, which alone are trained on (expert iteration)",
         examples=["leave_one_out"],
+    )
+    surrogate: Literal["clip", "reinforce"] = Field(
+        default="clip",
+        description="PPO's clipped ratio; or the log-prob itself, without a ratio (REINFORCE, RLOO, expert iteration)",
+        examples=["reinforce"],
     )
     least_advantage: float = Field(
         default=0.01, ge=0, description="trajectories with a smaller |advantage| are passed over", examples=[0.01]
@@ -104,6 +110,12 @@ class ObjectiveConfig(Section):
     divisor: float = Field(
         default=32.0, gt=0, description="divisor of aggregation `constant`, trajectories", examples=[32.0]
     )
+    kl_coefficient: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of GRPO's KL penalty against the base, which is the policy with its adapter switched off",
+        examples=[0.04],
+    )
     kl_stop: float | None = Field(
         default=None,
         gt=0,
@@ -114,6 +126,32 @@ class ObjectiveConfig(Section):
     entropy: bool = Field(
         default=True, description="whether the policy's entropy at the sampled tokens is reported", examples=[True]
     )
+
+
+class CorrectionConfig(Section):
+    """What is done about tokens that an older policy, or another engine, sampled. Default: LOOP's ratio alone."""
+
+    proximal: Literal["behaviour", "recomputed", "interpolated"] = Field(
+        default="behaviour",
+        description="policy that the ratio is taken against: the one that sampled; the learner's at the start of the "
+        "step (decoupled PPO); or between both by lag",
+        examples=["recomputed"],
+    )
+    weight: Literal["none", "token", "trajectory"] = Field(
+        default="none",
+        description="unit whose importance weight proximal / behaviour multiplies the loss, cut at weight_cap",
+        examples=["token"],
+    )
+    weight_cap: float = Field(default=2.0, ge=1, description="largest importance weight", examples=[5.0])
+    reject: Literal["none", "band", "geometric", "trust_region"] = Field(
+        default="none",
+        description="what is masked: tokens whose weight, or trajectories whose geometric mean of weights, is outside "
+        "reject_low to reject_high; or trajectories one of whose tokens' |log weight| is above reject_above",
+        examples=["trust_region"],
+    )
+    reject_low: float = Field(default=0.5, gt=0, le=1, description="least weight kept", examples=[0.5])
+    reject_high: float = Field(default=2.0, ge=1, description="largest weight kept", examples=[5.0])
+    reject_above: float = Field(default=2.0, gt=0, description="largest |log weight| kept, nats", examples=[1.0])
 
 
 class OptimizerConfig(Section):

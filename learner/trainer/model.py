@@ -80,6 +80,13 @@ class Policy:
         entropies = torch.cat([part[1] for part in parts]) if entropy else None
         return torch.cat([part[0] for part in parts]), entropies
 
+    @torch.no_grad()
+    def base_log_probs(self, micro: MicroBatch, chunk: int) -> torch.Tensor:
+        """Log-probs of the targets by the base, which is the policy with its adapter switched off, float32 [S]."""
+        adapted: Any = self.module
+        with adapted.disable_adapter(), evaluating(self.module):
+            return self.log_probs(micro, chunk, entropy=False)[0]
+
     def hidden(self, tokens: torch.Tensor, positions: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
         """Last hidden states [P, H] of trajectories that lie end to end: tokens and positions [P]."""
         decoder: Callable[..., Any] = self.causal.get_decoder()  # type: ignore[no-untyped-call]

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from learner.config import LearnerConfig
 from learner.trainer.advantage import Scored
-from learner.trainer.batch import Batch, batches
+from learner.trainer.batch import Batch, batches, make_micro_batch, pack, used_tokens
+from learner.trainer.correction import correct
 from learner.trainer.diagnostics import TokenRecord
-from learner.trainer.loss import policy_loss
-from learner.trainer.model import Policy
+from learner.trainer.loss import k3, policy_loss
+from learner.trainer.model import Policy, evaluating
 from learner.trainer.optimizer import Optimizer, learning_rate
 
 
@@ -52,6 +53,8 @@ def update(
     seed_everything(seed, step)
     rate = learning_rate(step, config.rollout.steps, config.optimizer)
     made = Update(learning_rate=rate)
+    if config.correction.proximal == "recomputed":
+        scored = with_proximal(policy, scored, config)
     for number, batch in enumerate(batches(scored, config.batch, (seed, step))):
         loss, trajectory_kl = _accumulate(policy, batch, config, policy_version, made)
         stepped = optimizer.step(loss, rate)
@@ -64,6 +67,20 @@ def update(
         if config.objective.kl_stop is not None and trajectory_kl > config.objective.kl_stop:
             made.stopped_by_kl = True
             break
+    return made
+
+
+@torch.no_grad()
+def with_proximal(policy: Policy, scored: Sequence[Scored], config: LearnerConfig) -> list[Scored]:
+    """Each with its sampled tokens' log-probs by the policy as it is now: the proximal policy of decoupled PPO."""
+    made = list(scored)
+    with evaluating(policy.module):
+        for indices in pack([used_tokens(one) for one in scored], config.batch.micro_batch_tokens):
+            micro = make_micro_batch([scored[i] for i in indices])
+            log_probs, _ = policy.log_probs(micro.to(policy.device), config.batch.log_prob_chunk, entropy=False)
+            counts = torch.bincount(micro.trajectories).tolist()
+            for i, own in zip(indices, torch.split(log_probs.cpu(), counts), strict=True):
+                made[i] = replace(scored[i], proximal=own.numpy())
     return made
 
 
@@ -82,7 +99,18 @@ def _accumulate(
     loss, k1 = 0.0, 0.0
     for on_cpu in batch.micro_batches:
         micro = on_cpu.to(policy.device)
-        log_probs, entropy = policy.log_probs(micro, config.batch.log_prob_chunk, entropy=config.objective.entropy)
+        lags = policy_version - micro.versions
+        chunk = config.batch.log_prob_chunk
+        log_probs, entropy = policy.log_probs(micro, chunk, entropy=config.objective.entropy)
+        reference = policy.base_log_probs(micro, chunk) if config.objective.kl_coefficient else None
+        correction = correct(
+            log_probs,
+            micro.behaviour,
+            proximal=micro.proximal,
+            lags=lags,
+            trajectories=micro.trajectories,
+            config=config.correction,
+        )
         share = policy_loss(
             log_probs,
             micro.behaviour,
@@ -91,14 +119,20 @@ def _accumulate(
             trajectories=micro.trajectories,
             totals=batch.totals,
             objective=config.objective,
+            correction=correction,
+            reference=reference,
         )
         share.loss.backward()  # type: ignore[no-untyped-call]
         loss += float(share.loss.detach())
         k1 -= float(share.log_ratio.sum())
         made.forward_tokens += len(micro.tokens)
-        made.record.log_ratio.append(share.log_ratio.cpu().numpy())
-        made.record.clipped.append(share.clipped.cpu().numpy())
-        made.record.lag.append(policy_version - on_cpu.versions.numpy())
-        if entropy is not None:
-            made.record.entropy.append(entropy.cpu().numpy())
+        made.record.add(
+            log_ratio=share.log_ratio,
+            clipped=share.clipped,
+            lag=lags,
+            entropy=entropy,
+            log_weight=correction.log_weight if config.correction.weight != "none" else None,
+            rejected=None if correction.kept is None else ~correction.kept,
+            base_kl=None if reference is None else k3(log_probs.detach(), reference),
+        )
     return loss, k1 / batch.totals.trajectories

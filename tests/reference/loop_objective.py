@@ -16,6 +16,9 @@ the objective is an average over units of
 
 averaged within each rollout first (as in the paper), or over all units at once. In the paper's code the lower bound is
 1 / (1 + eps), and the sum over rollouts is divided by a constant. pi_psi is what the engine reported when it sampled.
+
+Below that, what the paper compares with, and what 2025's off-policy systems add: REINFORCE, GRPO's penalty, importance
+weights, masks, the proximal policy. A token is a pair (log pi, log mu), or a triple with log pi_prox.
 """
 
 from __future__ import annotations
@@ -32,6 +35,13 @@ def leave_one_out(rewards):
         others = [reward for j, reward in enumerate(rewards) if j != k]
         advantages.append(own - math.fsum(others) / len(others))
     return np.array(advantages, np.float64)
+
+
+def normalised(rewards):
+    """GRPO's A_k = (R_k - mean R) / (std R + 1e-6), with the sample's standard deviation."""
+    mean = math.fsum(rewards) / len(rewards)
+    deviation = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
+    return np.array([(r - mean) / (deviation + 1e-6) for r in rewards], np.float64)
 
 
 def units_of(rollout, level):
@@ -52,16 +62,87 @@ def term(unit, advantage, low, high):
 
 def loss(rollouts, advantages, *, level, low, high, aggregation, divisor=None):
     """Minus the objective. `aggregation`: trajectory_mean, unit_mean, or constant with its divisor."""
-    within, everywhere = [], []
-    for rollout, advantage in zip(rollouts, advantages, strict=True):
-        terms = [term(unit, advantage, low, high) for unit in units_of(rollout, level)]
-        within.append(math.fsum(terms) / len(terms))
-        everywhere += terms
+    terms = [
+        [term(unit, advantage, low, high) for unit in units_of(rollout, level)]
+        for rollout, advantage in zip(rollouts, advantages, strict=True)
+    ]
+    return -aggregate(terms, aggregation, divisor)
+
+
+def aggregate(terms, aggregation, divisor=None):
+    """Lists of terms by rollout -> one number."""
+    within = [math.fsum(own) / len(own) for own in terms]
+    everywhere = [one for own in terms for one in own]
     if aggregation == "unit_mean":
-        return -math.fsum(everywhere) / len(everywhere)
+        return math.fsum(everywhere) / len(everywhere)
     if aggregation == "trajectory_mean":
-        return -math.fsum(within) / len(within)
-    return -math.fsum(within) / divisor
+        return math.fsum(within) / len(within)
+    return math.fsum(within) / divisor
+
+
+def reinforce(rollouts, advantages, *, level, aggregation, divisor=None):
+    """Minus the aggregate of (sum over the unit of log pi) A."""
+    terms = [
+        [math.fsum(log_pi for log_pi, _ in unit) * advantage for unit in units_of(rollout, level)]
+        for rollout, advantage in zip(rollouts, advantages, strict=True)
+    ]
+    return -aggregate(terms, aggregation, divisor)
+
+
+def penalty(log_pi, log_reference, *, aggregation, divisor=None):
+    """GRPO's KL penalty: k3 by token, aggregated by token. Lists of log-probs by rollout."""
+    terms = [
+        [math.exp(ref - pi) - (ref - pi) - 1 for pi, ref in zip(own, of_base, strict=True)]
+        for own, of_base in zip(log_pi, log_reference, strict=True)
+    ]
+    return aggregate(terms, aggregation, divisor)
+
+
+def importance(rollout):
+    """w_t = pi_prox / pi_psi of a rollout's tokens, which are triples (log pi, log mu, log prox)."""
+    return [math.exp(log_prox - log_mu) for turn in rollout for _, log_mu, log_prox in turn]
+
+
+def truncated(weights, unit, cap):
+    """Truncated importance weights of a rollout's tokens: each cut, or the product of all, cut."""
+    if unit == "token":
+        return [min(w, cap) for w in weights]
+    return [min(math.prod(weights), cap)] * len(weights)
+
+
+def kept(weights, kind, *, low=None, high=None, above=None):
+    """Whether each of a rollout's tokens is kept by a mask."""
+    if kind == "band":
+        return [low <= w <= high for w in weights]
+    if kind == "geometric":
+        return [low <= math.prod(weights) ** (1 / len(weights)) <= high] * len(weights)
+    return [max(abs(math.log(w)) for w in weights) <= above] * len(weights)
+
+
+def interpolated(log_pi, log_mu, lag):
+    """A-3PO's log pi_prox: the behaviour has the share 1 / lag, without lag none."""
+    share = 0.0 if lag == 0 else 1.0 / lag
+    return share * log_mu + (1 - share) * log_pi
+
+
+def decoupled(rollouts, advantages, *, low, high, aggregation, divisor=None, weigh=None, mask=None):
+    """Minus the aggregate by token of w min(r A, clip(r) A), r = pi / pi_prox, 0 where a mask drops it.
+
+    `weigh` and `mask` take a rollout's importance weights and give a factor, or True to keep, by token.
+    """
+    terms = []
+    for rollout, advantage in zip(rollouts, advantages, strict=True):
+        tokens = [token for turn in rollout for token in turn]
+        weights = importance(rollout)
+        factors = weigh(weights) if weigh else [1.0] * len(tokens)
+        keep = mask(weights) if mask else [True] * len(tokens)
+        terms.append(
+            [
+                factor * term([(log_pi, log_prox)], advantage, low, high) if wanted else 0.0
+                for (log_pi, _, log_prox), factor, wanted in zip(tokens, factors, keep, strict=True)
+            ]
+        )
+    return -aggregate(terms, aggregation, divisor)
 
 
 def gradient(rollouts, advantages, **how):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.trainer.advantage import leave_one_out
+from learner.trainer.advantage import leave_one_out, normalised
 from learner.trainer.batch import Totals
 from learner.trainer.config import ObjectiveConfig
 from learner.trainer.diagnostics import figures
@@ -62,6 +62,12 @@ def test_the_leave_one_out_advantage_is_the_twins(rewards):
     np.testing.assert_allclose(leave_one_out(rewards), slow.leave_one_out(rewards), rtol=0, atol=1e-14)
 
 
+@few
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12))
+def test_the_normalised_advantage_is_the_twins(rewards):
+    np.testing.assert_allclose(normalised(rewards), slow.normalised(rewards), rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("form", ["symmetric", "reciprocal"])
@@ -97,6 +103,6 @@ def test_a_clipped_token_is_one_without_gradient(level, seed):
 @few
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=30))
 def test_the_diagnostics_are_the_twins(log_ratio):
-    made = figures(np.array(log_ratio), np.zeros(len(log_ratio), np.bool_), None)
+    made = figures({"log_ratio": np.array(log_ratio), "clipped": np.zeros(len(log_ratio), np.bool_)})
     expected = slow.ratio_figures(log_ratio)
     assert {name: made[name] for name in expected} == pytest.approx(expected, rel=1e-9, abs=1e-12)
