@@ -268,6 +268,7 @@ class LeaseBook:
         else:
             for record in survivors:
                 self._move(record, "dropped", "group_too_small", f"{len(survivors)} of {len(group.members)} survived")
+            group.step = 0  # it is no step's any more
             self._move_group(group, "dropped", "group_too_small")
 
     # --- groups to the trainer and back
@@ -292,7 +293,9 @@ class LeaseBook:
             return f"the evaluation {before[0].label}: {len(before)} tasks of it are not done"
         for group in self.in_state("ready"):
             self._drop_stale(group)
-        ready = self.in_state("ready")[: self.config.groups_per_step]
+        # a step that is made again gets what it had, whatever has become ready since
+        in_order = sorted(self.in_state("ready"), key=lambda group: (group.step != step, group.step > step))
+        ready = in_order[: self.config.groups_per_step]
         if len(ready) < self.config.groups_per_step:
             return self.missing_groups()
         for group in ready:
@@ -300,7 +303,7 @@ class LeaseBook:
             for record in group.survivors:
                 self._move(record, "handed")
             self._move_group(group, "handed")
-        return ready
+        return self.in_state("handed")
 
     def _drop_stale(self, group: Group) -> None:
         bound = self.config.staleness_bound
@@ -326,27 +329,30 @@ class LeaseBook:
             group.step = step
             self._move_group(group, "trained" if any(record.state == "trained" for record in mine) else "dropped")
 
-    def resume(self, step: int, consumed: Collection[str], undone: Iterable[Group]) -> None:
-        """The trainer (re)started with a state of `step`: what it did not consume is ready again.
+    def resume(
+        self, step: int, consumed: Collection[str], passed_over: Mapping[str, str], undone: Iterable[Group]
+    ) -> None:
+        """The trainer (re)started with a state of `step`: what it did not consume is ready again, for the same steps.
 
         Args:
             step: steps made, as the trainer's state has it.
             consumed: trajectories that this step trained on.
+            passed_over: those of its groups that it did not train on, with reasons.
             undone: groups of later steps, which its state knows nothing of.
         """
-        ids = set(consumed)
-        if ids:
-            self.consume(step, ids, {})
+        if step:
+            self.consume(step, consumed, passed_over)
         for group in undone:
             self._groups[group.group_id] = group
             self._leases.update((r.lease_id, (group, r)) for member in group.members for r in member.leases)
         for group in [*self.in_state("handed"), *undone]:
             for record in [record for member in group.members for record in member.leases]:
-                passed_over = record.state == "dropped" and record.reason not in NOT_THE_TRAINERS
-                if record.state in ("handed", "trained") or (passed_over and record.oldest_version >= 0):
+                by_trainer = record.state == "dropped" and record.reason not in NOT_THE_TRAINERS
+                if record.state in ("handed", "trained") or (by_trainer and record.oldest_version >= 0):
                     self._move(record, "received")
-            group.step = 0
             self._move_group(group, "ready")
+        in_order = sorted(self._groups.values(), key=lambda group: (group.purpose, group.number))
+        self._groups = {group.group_id: group for group in in_order}
         self.steps = step
 
     def end_training(self) -> None:

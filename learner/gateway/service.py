@@ -273,7 +273,11 @@ class Gateway:
                 self.stop()
             if self._run.finished:
                 over_since = over_since or now
-                if now - over_since > FAREWELL_SECONDS or not self.reception.peers.live(now):
+                # a run resumed when it was over already: its trainer, still loading, is to hear so
+                if not self._desk.trainer_is_done:
+                    if self._trainer_reminder.is_due():
+                        log.info("gateway_waits", waiting_for="the trainer to say that it has finished")
+                elif now - over_since > FAREWELL_SECONDS or not self.reception.peers.live(now):
                     log.info("gateway_done", actors_left=not self.reception.peers.live(now))
                     self.stop()
 

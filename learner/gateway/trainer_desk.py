@@ -33,6 +33,7 @@ class TrainerDesk:
 
     def __init__(self, run: RunState) -> None:
         self._run = run
+        self.trainer_is_done = False  # said so since this process began
 
     def answer(self, message: Message) -> Answer:
         """The answer to one message; `NotYet` may be asked again when something has changed."""
@@ -46,6 +47,7 @@ class TrainerDesk:
             case TrainingFinished():
                 log.info("training_finished", step=self._run.book.steps, policy_version=self._run.policy_version)
                 self._run.course.end_training()
+                self.trainer_is_done = True
                 return Noted(), []
         return Impossible(reason=f"{type(message).__name__} is nothing that a trainer says"), []
 
@@ -54,13 +56,13 @@ class TrainerDesk:
         steps = run.book.steps
         if resume is None and steps:
             return Impossible(reason=f"the ledger stands at step {steps}, but the trainer brings no state of the run")
-        step, consumed = (resume.step, resume.consumed) if resume else (0, ())
+        step, consumed, dropped = (resume.step, resume.consumed, resume.dropped) if resume else (0, (), {})
         if step < steps and run.course.phase not in ("evaluate_before", "train"):
             return Impossible(reason=f"training ended with step {steps}, but the trainer's state is of step {step}")
         undone = run.ledger.undo_after(step)
         if undone:
             log.warning("steps_undone", ledger_step=steps, trainer_step=step, groups=len(undone))
-        run.book.resume(step, consumed, undone)
+        run.book.resume(step, consumed, dropped, undone)
         run.take_up_version()
         run.book.steps = step
         log.info("trainer_welcomed", step=step, policy_version=run.policy_version)

@@ -40,6 +40,7 @@ class Resume(Message):
     consumed: tuple[Identifier, ...] = Field(
         description="trajectories that this step trained on", examples=[("g1.0.0",)]
     )
+    dropped: dict[Identifier, str] = Field(default={}, description="trajectories that it passed over: reason by id")
 
 
 class TrainerHello(Message):

@@ -141,7 +141,9 @@ class Trainer:
         state = self.state
         if state.step == 0:
             return None
-        return Resume(policy_version=state.policy_version, step=state.step, consumed=state.consumed)
+        return Resume(
+            policy_version=state.policy_version, step=state.step, consumed=state.consumed, dropped=state.dropped
+        )
 
     def _step(self) -> None:
         watch = Stopwatch()

@@ -197,7 +197,7 @@ def test_what_a_restarted_trainer_did_not_consume_is_ready_again():
     book = make_book(groups_per_step=1, group_size=2, staleness_bound=1)
     arrive_all(book, count=2)
     (group,) = book.take(1)
-    book.resume(0, (), ())
+    book.resume(0, (), {}, ())
     assert group.state == "ready"
     assert {record.state for record in group.survivors} == {"received"}
     assert book.take(1) == [group]
@@ -207,7 +207,7 @@ def test_what_a_restarted_trainer_says_it_consumed_is_trained_once():
     book = make_book(groups_per_step=1, group_size=2, staleness_bound=1)
     ids = arrive_all(book, count=2)
     (group,) = book.take(1)
-    book.resume(1, ids, ())
+    book.resume(1, ids, {}, ())
     assert group.state == "trained"
     assert book.take(2) == "1 group"
 
@@ -217,9 +217,54 @@ def test_steps_that_the_trainer_lost_are_undone():
     ids = arrive_all(book, count=2)
     (group,) = book.take(1)
     book.consume(1, ids[:1], {ids[1]: "zero_advantage"})
-    book.resume(0, (), [group])
+    book.resume(0, (), {}, [group])
     assert [record.state for record in group.survivors] == ["received", "received"]
     assert book.take(1) == [group]
+
+
+def test_a_step_made_again_gets_the_groups_it_had_whatever_became_ready_since():
+    book = make_book(groups_per_step=1, group_size=2, staleness_bound=2)
+    first, second = book.grant("a", 2, now=0.0)[0], book.grant("a", 2, now=0.0)[0]
+
+    def arrive(leases):
+        for lease in leases:
+            book.arrive(book.find(lease.lease_id), oldest_version=0)
+
+    arrive(second)
+    assert [group.group_id for group in book.take(1)] == ["g000001"]
+    arrive(first)
+    book.resume(0, (), {}, ())
+    assert [group.group_id for group in book.take(1)] == ["g000001"]
+    book.consume(1, [lease.lease_id for lease in second], {})
+    assert [group.group_id for group in book.take(2)] == ["g000000"]
+
+
+def test_undone_steps_are_made_again_from_their_own_groups_in_order():
+    book = make_book(groups_per_step=2, group_size=2, staleness_bound=3, steps=9)
+    arrive_all(book)
+    taken = {}
+    for step in (1, 2, 3):
+        taken[step] = book.take(step)
+        ids = [record.lease_id for group in taken[step] for record in group.survivors]
+        book.consume(step, ids, {})
+    # in whatever order the ledger gives them
+    book.resume(1, (), {}, [*taken[3], *reversed(taken[2])])
+    for step in (2, 3):
+        assert book.take(step) == taken[step]
+        book.consume(step, [record.lease_id for group in taken[step] for record in group.survivors], {})
+    assert [group.group_id for group in book.take(4)] == ["g000006", "g000007"]
+
+
+def test_what_a_restarted_trainer_says_it_passed_over_is_not_handed_out_again():
+    book = make_book(groups_per_step=1, group_size=2, staleness_bound=1)
+    ids = arrive_all(book, count=2)
+    (group,) = book.take(1)
+    book.resume(1, (), dict.fromkeys(ids, "no_signal"), ())
+    assert (group.state, {record.reason for member in group.members for record in member.leases}) == (
+        "dropped",
+        {"no_signal"},
+    )
+    assert book.take(2) == "1 group"
 
 
 def test_the_end_of_training_drops_what_is_under_way():

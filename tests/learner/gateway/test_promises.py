@@ -38,6 +38,7 @@ class World(RuleBasedStateMachine):
         # the trainer's disk: its steps, each with what it trained on; and what it has handed out in memory
         self.steps: list[list[str]] = []
         self.in_hand: list[str] = []
+        self.handed: dict[int, list[str]] = {}  # by step: what it was given when it was asked for last
         self.unsaid = False  # a step was saved, but the gateway was not told
         self.tell(TrainerHello(resume=None))
         self.publish([])
@@ -162,8 +163,8 @@ class World(RuleBasedStateMachine):
         for group in answer.groups:
             assert 2 <= len(group.trajectory_ids) <= SETTINGS["group_size"]
         ids = [lease_id for group in answer.groups for lease_id in group.trajectory_ids]
-        assert not self.in_hand or ids == self.in_hand, "asked again, it must be the same"
-        self.in_hand = ids
+        assert self.handed.get(len(self.steps) + 1, ids) == ids, "asked again, it must be the same"
+        self.in_hand = self.handed[len(self.steps) + 1] = ids
 
     @precondition(lambda self: not self.unsaid)
     @rule(fates=st.lists(st.sampled_from("00000011rk"), min_size=3, max_size=3), passed_over=st.integers(0, 2))
