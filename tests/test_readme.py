@@ -61,3 +61,20 @@ def test_every_config_resolves(config):
     assert load(all_sections(), config, [])["run"].seed == yaml.safe_load(config.read_text()).get("run", {}).get(
         "seed", 1
     )
+
+
+METHODS = re.findall(r"^\| ([^|]+) \| `(--learner[^`]+)` \|$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS, ids=[name for name, _ in METHODS])
+def test_every_method_named_is_a_configuration_that_resolves(method, options):
+    from common.config import load
+
+    default = load(all_sections(), ROOT / "configs" / "tiny.yaml", [])["learner"]
+    changed = load(all_sections(), ROOT / "configs" / "tiny.yaml", options.split())["learner"]
+    assert changed != default
+
+
+def test_the_methods_of_the_paper_are_among_those_named():
+    named = " ".join(name for name, _ in METHODS)
+    assert all(word in named for word in ("turn", "trajectory", "RLOO", "GRPO without KL", "expert iteration"))
