@@ -2,41 +2,23 @@
 
 import asyncio
 import os
-import threading
 
 import pytest
 import torch
+from event_loop import Loop
 from peft import LoraConfig, get_peft_model
 from tiny_model import STOP, VOCABULARY, make_model, reference_log_probs
 from transformers import AutoModelForCausalLM
 
 from actor.config import EngineConfig
-from actor.engine_process import engine_arguments
 from actor.policy import Policy, RequestFailure
-from common.errors import RunError, UsageError
+from common.errors import RunError
 
 # warnings of vLLM's imports, and of the process that it forks
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 PROBE = [(7 * i + 3) % VOCABULARY for i in range(300)]
 RANK = 4
-
-
-class Loop:
-    """An event loop in a thread, which the engine lives on."""
-
-    def __init__(self):
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-
-    def run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(120)
-
-    def close(self):
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
 
 
 @pytest.fixture(scope="module")
@@ -399,22 +381,6 @@ def test_a_folder_that_is_no_adapter_is_refused_and_the_engine_lives(on_start, t
     with pytest.raises(RunError, match="refuses this adapter"):
         loop.run(policy.load_adapter(tmp_path, 5))
     assert len(loop.run(policy.generate([5] * 20, temperature=0.0, max_tokens=5)).ids) >= 1
-
-
-def test_an_unknown_engine_argument_is_refused_by_name(models):
-    config = EngineConfig(arguments={"block_sise": 32})
-    with pytest.raises(UsageError, match="block_sise"):
-        asyncio.run(Policy.start(models[0], 0, config, mode="in_flight", slots=4, seed=1, stop_ids=[STOP]))
-
-
-def test_an_engine_argument_that_the_actor_sets_is_refused(models):
-    with pytest.raises(UsageError, match=r"actor\.engine\.arguments\.seed: the actor sets this one itself"):
-        engine_arguments(models[0], EngineConfig(arguments={"seed": 3}), slots=4, seed=1)
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=str(tmp_path)):
-        asyncio.run(Policy.start(tmp_path, 0, EngineConfig(), mode="in_flight", slots=4, seed=1, stop_ids=[STOP]))
 
 
 def test_the_development_switches_of_vllm_are_off(engine):

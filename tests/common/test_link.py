@@ -4,121 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from pathlib import Path
 
 import pytest
 import zmq
 import zmq.asyncio
+from link_ends import BYE, REPLY, WELCOME, actor, both, learner, run, told, welcoming
 from structlog.testing import capture_logs
 
 from common.channel import backoff
-from common.config import LinkConfig
 from common.errors import RunError, UsageError
-from common.keys import KeyList, actor_keys, learner_keys, new_keys
-from common.link import ActorLink, FileLink
+from common.keys import learner_keys, new_keys
 from common.messages import (
-    PROTOCOL_VERSION,
     Announcement,
-    FileChunk,
-    FileRequest,
     Goodbye,
-    HeartbeatReply,
     Hello,
-    Message,
     Refused,
     Unreadable,
-    Welcome,
-    decode,
     encode,
 )
-from common.sockets import Gatekeeper, name_and_frames, server_socket
-
-WELCOME = Welcome(run_id="r", policy_version=0, manifest_digest="ab", heartbeat_seconds=0.1)
-REPLY = HeartbeatReply(policy_version=0, manifest_digest="ab")
-BYE = Goodbye(reason="test")
-
-
-class Learner:
-    """A bare server: `answer` says what each message gets, None for nothing at all."""
-
-    def __init__(self, keys: Path, answer, port: int = 0) -> None:
-        self.heard: list[tuple[str, Message]] = []
-        self.context = zmq.asyncio.Context()
-        self.gatekeeper = Gatekeeper(self.context, KeyList(keys))
-        self.socket, self.port = server_socket(self.context, learner_keys(keys), "127.0.0.1", port, heard=100, said=100)
-        self.answer = answer
-        self.routing = b""
-
-    async def serve(self) -> None:
-        gate = asyncio.create_task(self.gatekeeper.serve())
-        try:
-            while True:
-                name, (self.routing, number, body) = name_and_frames(await self.socket.recv_multipart(copy=False))
-                message = decode(body)
-                self.heard.append((name, message))
-                reply = self.answer(message)
-                if reply is not None:
-                    await self.socket.send_multipart([self.routing, number, encode(reply)])
-        finally:
-            gate.cancel()
-            await asyncio.gather(gate, return_exceptions=True)
-
-
-@contextlib.asynccontextmanager
-async def learner(keys: Path, answer, port: int = 0):
-    made = Learner(keys, answer, port)
-    serving = asyncio.create_task(made.serve())
-    try:
-        yield made
-    finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
-        made.socket.close()
-        made.gatekeeper.close()
-        made.context.destroy(linger=0)
-
-
-@contextlib.asynccontextmanager
-async def actor(keys: Path, port: int, *, heartbeat_seconds: float = 0.1):
-    config = LinkConfig(port=port, keys=keys, heartbeat_seconds=heartbeat_seconds, silence_intervals=3)
-    hello = Hello(protocol=PROTOCOL_VERSION, actor="actor-0", instance="i0", slots=4)
-    link = ActorLink(config, actor_keys(keys, "actor-0"), lambda: hello)
-    try:
-        yield link
-    finally:
-        await link.close()
-
-
-@contextlib.asynccontextmanager
-async def both(keys: Path, answer):
-    """A learner that answers so, and an actor's link to it."""
-    async with learner(keys, answer) as there, actor(keys, there.port) as link:
-        yield there, link
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> Path:
-    for name in ("learner", "actor-0"):
-        new_keys(tmp_path / "keys", name)
-    return tmp_path / "keys"
-
-
-async def told(logs, event: str) -> None:
-    """Until the log has an event."""
-    while not any(entry["event"] == event for entry in logs):  # noqa: ASYNC110 - a log has nothing to await
-        await asyncio.sleep(0.01)
-
-
-def welcoming(message: Message) -> Message:
-    return WELCOME if isinstance(message, Hello) else REPLY
-
-
-def echoing(message: Message) -> Message:
-    return WELCOME if isinstance(message, Hello) else Unreadable(reason=message.reason)
-
-
-def run(coroutine) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, 30))
+from common.sockets import server_socket
 
 
 def test_an_actor_is_known_by_its_keys_name(keys):
@@ -355,66 +259,6 @@ def test_a_port_in_use_is_one_clear_line(keys):
         async with learner(keys, welcoming) as there:
             with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{there.port}: cannot listen: another process"):
                 server_socket(there.context, learner_keys(keys), "127.0.0.1", there.port, heard=1, said=1)
-
-    run(check())
-
-
-CONTENT = bytes(range(256)) * 9000  # four whole chunks and a bit
-
-
-def chunk_of(request: FileRequest, content: bytes = CONTENT, most: int = 1 << 20) -> FileChunk:
-    data = content[request.offset : request.offset + min(request.length, most)]
-    named = {"policy_version": request.policy_version, "name": request.name, "offset": request.offset}
-    return FileChunk(**named, size=len(content), data=data)
-
-
-async def fetch(keys: Path, port: int, target: Path, size: int = len(CONTENT)) -> None:
-    config = LinkConfig(files_port=port, keys=keys, heartbeat_seconds=0.1)
-    link = FileLink(config, actor_keys(keys, "actor-0"))
-    try:
-        await link.fetch_file(3, "model.safetensors", size, target)
-    finally:
-        await link.close()
-
-
-def test_a_file_comes_whole_in_chunks(keys, tmp_path):
-    async def check() -> None:
-        async with learner(keys, chunk_of) as there:
-            await fetch(keys, there.port, tmp_path / "got")
-        assert (tmp_path / "got").read_bytes() == CONTENT
-
-    run(check())
-
-
-def test_a_file_goes_on_from_what_is_there(keys, tmp_path):
-    async def check() -> None:
-        (tmp_path / "got").write_bytes(CONTENT[:1_000_000])
-        async with learner(keys, chunk_of) as there:
-            await fetch(keys, there.port, tmp_path / "got")
-            assert min(message.offset for _, message in there.heard) == 1_000_000
-        assert (tmp_path / "got").read_bytes() == CONTENT
-
-    run(check())
-
-
-def test_shorter_chunks_than_asked_for_are_put_together(keys, tmp_path):
-    async def check() -> None:
-        async with learner(keys, lambda request: chunk_of(request, most=200_000)) as there:
-            await fetch(keys, there.port, tmp_path / "got")
-        assert (tmp_path / "got").read_bytes() == CONTENT
-
-    run(check())
-
-
-def test_a_file_of_another_size_or_none_at_all_is_an_error(keys, tmp_path):
-    async def check() -> None:
-        async with learner(keys, chunk_of) as there:
-            with pytest.raises(RunError, match="2304000 bytes at the learner, the manifest says 5"):
-                await fetch(keys, there.port, tmp_path / "got", size=5)
-        missing = FileChunk(policy_version=3, name="x", offset=0, size=0, data=b"", error="version 3 is no longer kept")
-        async with learner(keys, lambda _: missing) as there:
-            with pytest.raises(RunError, match=r"version 3, model\.safetensors: version 3 is no longer kept"):
-                await fetch(keys, there.port, tmp_path / "other")
 
     run(check())
 

@@ -1,0 +1,73 @@
+"""Files over the link against a bare ROUTER that sends chunks of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from link_ends import learner, run
+
+from common.config import LinkConfig
+from common.errors import RunError
+from common.keys import actor_keys
+from common.link import FileLink
+from common.messages import FileChunk, FileRequest
+
+CONTENT = bytes(range(256)) * 9000  # four whole chunks and a bit
+
+
+def chunk_of(request: FileRequest, content: bytes = CONTENT, most: int = 1 << 20) -> FileChunk:
+    data = content[request.offset : request.offset + min(request.length, most)]
+    named = {"policy_version": request.policy_version, "name": request.name, "offset": request.offset}
+    return FileChunk(**named, size=len(content), data=data)
+
+
+async def fetch(keys: Path, port: int, target: Path, size: int = len(CONTENT)) -> None:
+    config = LinkConfig(files_port=port, keys=keys, heartbeat_seconds=0.1)
+    link = FileLink(config, actor_keys(keys, "actor-0"))
+    try:
+        await link.fetch_file(3, "model.safetensors", size, target)
+    finally:
+        await link.close()
+
+
+def test_a_file_comes_whole_in_chunks(keys, tmp_path):
+    async def check() -> None:
+        async with learner(keys, chunk_of) as there:
+            await fetch(keys, there.port, tmp_path / "got")
+        assert (tmp_path / "got").read_bytes() == CONTENT
+
+    run(check())
+
+
+def test_a_file_goes_on_from_what_is_there(keys, tmp_path):
+    async def check() -> None:
+        (tmp_path / "got").write_bytes(CONTENT[:1_000_000])
+        async with learner(keys, chunk_of) as there:
+            await fetch(keys, there.port, tmp_path / "got")
+            assert min(message.offset for _, message in there.heard) == 1_000_000
+        assert (tmp_path / "got").read_bytes() == CONTENT
+
+    run(check())
+
+
+def test_shorter_chunks_than_asked_for_are_put_together(keys, tmp_path):
+    async def check() -> None:
+        async with learner(keys, lambda request: chunk_of(request, most=200_000)) as there:
+            await fetch(keys, there.port, tmp_path / "got")
+        assert (tmp_path / "got").read_bytes() == CONTENT
+
+    run(check())
+
+
+def test_a_file_of_another_size_or_none_at_all_is_an_error(keys, tmp_path):
+    async def check() -> None:
+        async with learner(keys, chunk_of) as there:
+            with pytest.raises(RunError, match="2304000 bytes at the learner, the manifest says 5"):
+                await fetch(keys, there.port, tmp_path / "got", size=5)
+        missing = FileChunk(policy_version=3, name="x", offset=0, size=0, data=b"", error="version 3 is no longer kept")
+        async with learner(keys, lambda _: missing) as there:
+            with pytest.raises(RunError, match=r"version 3, model\.safetensors: version 3 is no longer kept"):
+                await fetch(keys, there.port, tmp_path / "other")
+
+    run(check())
