@@ -52,7 +52,7 @@ class Course:
         open_groups = [group for group in self._book.groups if group.purpose == "evaluate"]
         for label in sorted(self._open_labels - {group.label for group in open_groups}):
             self._conclude(label)
-        if self.phase == "evaluate_before" and (self._book.drawn or not open_groups):
+        if self.phase == "evaluate_before" and (self._book.has_drawn or not open_groups):
             self._enter("train")
         if self.phase == "evaluate_after" and not open_groups:
             self._enter("done")

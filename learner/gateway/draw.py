@@ -1,7 +1,9 @@
 """Which tasks are rolled out, and in which order (stage 1). Pure, apart from reading the lists.
 
-Training: the list's tasks in seeded random order, each once before any comes again. A draw follows from the seed and
-its number alone, so a gateway that restarts goes on where it was. Evaluation: every task at each temperature.
+Training: the list's tasks in seeded random order, each once before any comes again: a pass over the list is an epoch.
+What stands at a place of that endless list follows from the seed alone; places of tasks that are left out for a while
+are passed over, which follows from what came of earlier draws. The ledger has both, so a gateway that restarts goes on
+where it was. Evaluation: every task at each temperature.
 """
 
 from __future__ import annotations
@@ -10,15 +12,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config import Section
 from common.errors import UsageError
 
 if TYPE_CHECKING:
     from common.messages import Sampling
+    from learner.gateway.history import History
 
 
 class RolloutConfig(Section):
@@ -51,9 +54,58 @@ class RolloutConfig(Section):
         default=3, ge=1, description="lapsed and returned leases after which a member is dropped, count", examples=[3]
     )
 
+    refill_most: int = Field(
+        default=0,
+        ge=0,
+        description="groups without signal (all rewards equal) that a step replaces by other draws at most, count; "
+        "0 replaces none",
+        examples=[40],
+    )
+    retire_after: int | None = Field(
+        default=None,
+        ge=1,
+        description="groups of a task without signal, one after the other, after which it is left out for a while, "
+        "count; none leaves out none",
+        examples=[3],
+    )
+    retire_epochs: int = Field(
+        default=1,
+        ge=1,
+        description="epochs (passes over the list) that such a task is left out before it is tried again, count",
+        examples=[2],
+    )
+    horizon_start: int | None = Field(
+        default=None,
+        ge=1,
+        description="turns of an episode at the first step, growing linearly to max_turns, count; none: max_turns",
+        examples=[10],
+    )
+    horizon_steps: int | None = Field(
+        default=None, ge=1, description="steps after which max_turns is reached, count", examples=[20]
+    )
+
+    @model_validator(mode="after")
+    def horizon_grows(self) -> Self:
+        """A schedule of turns has a start, a length, and grows."""
+        if (self.horizon_start is None) != (self.horizon_steps is None):
+            given, missing = ("start", "steps") if self.horizon_steps is None else ("steps", "start")
+            raise ValueError(f"rollout.horizon_{given} is set, but rollout.horizon_{missing} is not: set both or none")
+        if self.horizon_start is not None and self.horizon_start > self.max_turns:
+            raise ValueError(
+                f"rollout.horizon_start {self.horizon_start} is above rollout.max_turns {self.max_turns}: lower it"
+            )
+        return self
+
+    def turns_at(self, step: int) -> int:
+        """Turns of an episode that is drawn when `step` steps are made."""
+        if self.horizon_start is None or self.horizon_steps is None:
+            return self.max_turns
+        grown = (self.max_turns - self.horizon_start) * min(step, self.horizon_steps) // self.horizon_steps
+        return self.horizon_start + grown
+
     @property
     def sampling(self) -> Sampling:
-        """How training episodes are sampled."""
+        """How training episodes are sampled, once the horizon has grown."""
         # imported when used: messages and numpy would double the time of `--help`
         from common.messages import Sampling  # noqa: PLC0415
 
@@ -101,21 +153,60 @@ class EvaluationTask:
 
 
 class TaskDraw:
-    """The n-th task of a run's training, for any n."""
+    """The tasks of a run's training, place by place, and which of them are left out now.
 
-    def __init__(self, tasks: Sequence[str], seed: int) -> None:
+    Raises:
+        UsageError: tasks are to be retired from a list that a single step draws whole.
+    """
+
+    def __init__(self, tasks: Sequence[str], seed: int, config: RolloutConfig) -> None:
+        if config.retire_after is not None and len(tasks) <= config.groups_per_step:
+            raise UsageError(
+                f"learner.rollout.retire_after: the list has {len(tasks)} tasks and a step draws "
+                f"{config.groups_per_step}, so none can be left out: give a longer list, or unset it"
+            )
         self._tasks = tuple(tasks)
         self._seed = seed
+        self._config = config
         self._pass = -1
         self._order: list[str] = []
 
     def task(self, number: int) -> str:
-        """The task of draw `number`, from 0."""
+        """The task at place `number` of the endless list, from 0."""
         turn, index = divmod(number, len(self._tasks))
         if turn != self._pass:
             self._pass, self._order = turn, list(self._tasks)
             random.Random(f"{self._seed}:{turn}").shuffle(self._order)  # noqa: S311 - a reproducible order, no secret
         return self._order[index]
+
+    def next_number(self, history: History) -> int:
+        """The place of the next draw: the first after the last draw whose task is not left out."""
+        number = history.next_number
+        while self.task(number) in self.left_out(history, number // len(self._tasks)):
+            number += 1
+        return number
+
+    def left_out_now(self, history: History) -> set[str]:
+        """Tasks that the epoch of the next draw leaves out."""
+        return self.left_out(history, self.next_number(history) // len(self._tasks))
+
+    def left_out(self, history: History, epoch: int) -> set[str]:
+        """Tasks that `epoch` (a pass, from 0) leaves out.
+
+        Those whose last `retire_after` complete groups were without signal, for the `retire_epochs` passes after the
+        one of their last draw. Then they are drawn once more: without signal again, they are left out again. Where
+        fewer tasks than a step draws would remain, all come back.
+        """
+        if self._config.retire_after is None:
+            return set()
+        count = len(self._tasks)
+        retired = {
+            task
+            for task, last in history.without_signal(self._config.retire_after).items()
+            if epoch - last // count <= self._config.retire_epochs
+        }
+        retired &= set(self._tasks)
+        return retired if count - len(retired) >= self._config.groups_per_step else set()
 
 
 def evaluation_tasks(config: EvaluationConfig, tasks: Sequence[str], phase: str) -> list[EvaluationTask]:

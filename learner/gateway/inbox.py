@@ -26,7 +26,7 @@ class Inbox:
         verdict = self._judge(actor, trajectory, record)
         if verdict.outcome == "ok":
             assert record is not None
-            self._book.arrive(record, trajectory.oldest_version)
+            self._book.arrive(record, trajectory.oldest_version, trajectory.reward)
             self._ledger.journal(trajectory, frame)
         elif record is not None and record.actor == actor and self._book.may_arrive(record):
             self._book.reject(record, verdict.outcome, verdict.reason)

@@ -1,7 +1,7 @@
 """Stages 1 and 5: which leases are out, which groups are whole. A pure state machine: time comes in, changes go out.
 
-Every state changes in `_move` or `_move_group` and nowhere else; the ledger stores what `take_changes` gives before
-anyone is told. A group's identity is fixed when its first lease is granted, so grouping is counting.
+Every state changes in the register and nowhere else; the ledger stores what `take_changes` gives before anyone is told.
+A group's identity is fixed when its first lease is granted, so grouping is counting.
 Times are seconds on the gateway's monotonic clock.
 """
 
@@ -14,7 +14,9 @@ from typing import Literal
 
 from common.messages import Lease
 from learner.gateway.draw import EvaluationConfig, EvaluationTask, RolloutConfig, TaskDraw
-from learner.gateway.records import ARRIVED, Group, GroupState, LeaseRecord, LeaseState, Member
+from learner.gateway.history import History
+from learner.gateway.records import NO_SIGNAL, Group, GroupState, LeaseRecord, Member
+from learner.gateway.register import Register
 
 __all__ = ["EvaluationConfig", "LeaseBook", "RolloutConfig"]
 
@@ -35,19 +37,13 @@ class Verdict:
 class LeaseBook:
     """Live groups and their leases. What is trained, evaluated or dropped leaves it; the ledger remembers."""
 
-    def __init__(self, config: RolloutConfig, draw: TaskDraw, groups: Iterable[Group] = (), drawn: int = 0) -> None:
+    def __init__(
+        self, config: RolloutConfig, draw: TaskDraw, groups: Iterable[Group] = (), history: History | None = None
+    ) -> None:
         self.config = config
-        self._draw = draw
-        self.drawn = drawn  # draws so far; the number of the next
-        self._groups: dict[str, Group] = {group.group_id: group for group in groups}
-        self._leases = {
-            record.lease_id: (group, record)
-            for group in self._groups.values()
-            for member in group.members
-            for record in member.leases
-        }
-        self._changed_leases: dict[str, LeaseRecord] = {}
-        self._changed_groups: dict[str, Group] = {}
+        self.draw = draw
+        self.history = history or History()
+        self._register = Register(groups, self.history)
         self.policy_version = -1
         self.steps = 0  # made
         self.training = False  # whether training groups may be drawn
@@ -57,36 +53,42 @@ class LeaseBook:
     @property
     def groups(self) -> Iterator[Group]:
         """Live groups in the order of their draw, evaluations before the training that follows them."""
-        return iter(self._groups.values())
+        return iter(self._register.groups.values())
+
+    @property
+    def has_drawn(self) -> bool:
+        """Whether any task was drawn for training."""
+        return self.history.next_number > 0
 
     def find(self, lease_id: str) -> LeaseRecord | None:
         """A lease of a live group."""
-        found = self._leases.get(lease_id)
+        found = self._register.leases.get(lease_id)
         return found[1] if found else None
 
     def in_state(self, state: GroupState) -> list[Group]:
-        return [group for group in self._groups.values() if group.state == state]
+        return self._register.in_state(state)
 
     def leased(self) -> int:
         """Leases out, count."""
-        return sum(record.state == "leased" for _, record in self._leases.values())
+        return sum(record.state == "leased" for record in self._records())
 
     def take_changes(self) -> tuple[list[Group], list[LeaseRecord]]:
         """What changed since the last call, for the ledger."""
-        changes = list(self._changed_groups.values()), list(self._changed_leases.values())
-        self._changed_groups, self._changed_leases = {}, {}
-        return changes
+        return self._register.take_changes()
+
+    def _records(self) -> Iterator[LeaseRecord]:
+        return (record for _, record in self._register.leases.values())
 
     # --- granting
 
     def add_evaluation(self, tasks: Sequence[EvaluationTask], minimum_version: int, max_turns: int | None) -> None:
         """Groups of an evaluation; its leases go before those of training."""
-        added = {}
+        added = []
         for task in tasks:
             update: dict[str, object] = {"temperature": task.temperature}
             if max_turns is not None:
                 update["max_turns"] = max_turns
-            added[task.group_id] = Group(
+            group = Group(
                 group_id=task.group_id,
                 number=-1,
                 task_id=task.task_id,
@@ -96,8 +98,8 @@ class LeaseBook:
                 sampling=self.config.sampling.model_copy(update=update),
                 members=[Member() for _ in range(task.rollouts)],
             )
-        self._groups = added | self._groups
-        self._changed_groups.update(added)
+            added.append(group)
+        self._register.add(*added, first=True)
 
     def grant(self, actor: str, count: int, now: float) -> tuple[list[Lease], str]:
         """Up to `count` leases, and what is waited for when there are fewer."""
@@ -110,7 +112,7 @@ class LeaseBook:
     def _free_places(self) -> Iterator[tuple[Group, int]]:
         """Places to lease, oldest groups first; then those of new draws, each drawn when it is asked for."""
         most = self.config.most_failures
-        for group in list(self._groups.values()):
+        for group in list(self.groups):
             if group.state == "open" and (group.purpose == "evaluate" or self.training):
                 yield from ((group, index) for index, member in enumerate(group.members) if member.is_free(most))
         while self.training and self._outstanding() < self._most_outstanding():
@@ -118,18 +120,18 @@ class LeaseBook:
             yield from ((group, index) for index in range(len(group.members)))
 
     def _draw_group(self) -> Group:
+        number = self.draw.next_number(self.history)
         group = Group(
-            group_id=f"g{self.drawn:06d}",
-            number=self.drawn,
-            task_id=self._draw.task(self.drawn),
+            group_id=f"g{number:06d}",
+            number=number,
+            task_id=self.draw.task(number),
             purpose="train",
             label="",
             minimum_version=0,
-            sampling=self.config.sampling,
+            sampling=self.config.sampling.model_copy(update={"max_turns": self.config.turns_at(self.steps)}),
             members=[Member() for _ in range(self.config.group_size)],
         )
-        self.drawn += 1
-        self._groups[group.group_id] = self._changed_groups[group.group_id] = group
+        self._register.add(group)
         return group
 
     def _lease(self, group: Group, index: int, actor: str, now: float) -> LeaseRecord:
@@ -149,13 +151,11 @@ class LeaseBook:
             time_to_live=self.config.lease_seconds,
         )
         record = LeaseRecord(lease, actor, self.policy_version, expires_at=now + self.config.lease_seconds)
-        group.members[index].leases.append(record)
-        self._leases[record.lease_id] = (group, record)
-        self._changed_leases[record.lease_id] = record
+        self._register.grant(group, record)
         return record
 
     def _outstanding(self) -> int:
-        return sum(group.purpose == "train" for group in self._groups.values())
+        return sum(group.purpose == "train" for group in self.groups)
 
     def _most_outstanding(self) -> int:
         """Admission: a group drawn now is trained on at most `staleness_bound` versions later, or is the run's last."""
@@ -165,7 +165,7 @@ class LeaseBook:
     def waits_for(self) -> str:
         """What is waited for before more can be leased, in words."""
         if not self.training:
-            return "the evaluation's last episodes" if self._groups else "the trainer"
+            return "the evaluation's last episodes" if self._register.groups else "the trainer"
         left = self.config.steps - self.steps
         if left <= 0:
             return "the end of training"
@@ -189,14 +189,12 @@ class LeaseBook:
 
     def extend_all(self, now: float) -> None:
         """Every lease starts its time anew: after a restart of the gateway."""
-        for _, record in self._leases.values():
+        for record in self._records():
             record.expires_at = now + self.config.lease_seconds
 
     def leased_to(self, actor: str) -> list[str]:
         """Leases that an actor has not fulfilled yet."""
-        return [
-            record.lease_id for _, record in self._leases.values() if record.actor == actor and record.state == "leased"
-        ]
+        return [record.lease_id for record in self._records() if record.actor == actor and record.state == "leased"]
 
     def release(self, lease_ids: Iterable[str], reason: str) -> list[str]:
         """Drop leases that are out because their actor left, or came back without them: no failure of theirs."""
@@ -216,9 +214,7 @@ class LeaseBook:
 
     def expire(self, now: float) -> list[LeaseRecord]:
         """Leases that nobody renewed in time lapse."""
-        lapsed = [
-            record for _, record in self._leases.values() if record.state == "leased" and record.expires_at <= now
-        ]
+        lapsed = [record for record in self._records() if record.state == "leased" and record.expires_at <= now]
         for record in lapsed:
             self._drop(record, "lapsed", f"{record.actor} was silent", failure=True)
         return lapsed
@@ -228,7 +224,7 @@ class LeaseBook:
         return record.state == "leased" or self._is_last_hope(record)
 
     def _is_last_hope(self, record: LeaseRecord) -> bool:
-        group, _ = self._leases[record.lease_id]
+        group, _ = self._register.leases[record.lease_id]
         member = group.members[record.lease.member]
         return (
             record.state == "dropped"
@@ -237,19 +233,19 @@ class LeaseBook:
             and group.state == "open"
         )
 
-    def arrive(self, record: LeaseRecord, oldest_version: int) -> None:
+    def arrive(self, record: LeaseRecord, oldest_version: int, reward: float) -> None:
         """A valid trajectory fills its lease."""
         assert self.may_arrive(record), record
-        group, _ = self._leases[record.lease_id]
-        record.oldest_version = oldest_version
+        group, _ = self._register.leases[record.lease_id]
+        record.oldest_version, record.reward = oldest_version, reward
         record.failure = False
-        self._move(record, "received" if group.purpose == "train" else "evaluated")
+        self._register.move(record, "received" if group.purpose == "train" else "evaluated")
         self._settle(group)
 
     def _drop(self, record: LeaseRecord, reason: str, detail: str = "", *, failure: bool = False) -> None:
         record.failure = failure
-        self._move(record, "dropped", reason, detail)
-        self._settle(self._leases[record.lease_id][0])
+        self._register.move(record, "dropped", reason, detail)
+        self._settle(self._register.leases[record.lease_id][0])
 
     def _settle(self, group: Group) -> None:
         """A group none of whose places is open any more is whole, or closes with its survivors, or is dropped."""
@@ -260,18 +256,40 @@ class LeaseBook:
             return
         survivors = group.survivors
         if group.purpose == "evaluate":
-            self._move_group(
+            self._register.move_group(
                 group, "evaluated" if survivors else "dropped", "" if survivors else "every member was lost"
             )
         elif len(survivors) >= 2:
-            self._move_group(group, "ready")
+            self._register.move_group(group, "ready")
+            self._refill(group)
         else:
             for record in survivors:
-                self._move(record, "dropped", "group_too_small", f"{len(survivors)} of {len(group.members)} survived")
+                told = f"{len(survivors)} of {len(group.members)} survived"
+                self._register.move(record, "dropped", "group_too_small", told)
             group.step = 0  # it is no step's any more
-            self._move_group(group, "dropped", "group_too_small")
+            self._register.move_group(group, "dropped", "group_too_small")
 
     # --- groups to the trainer and back
+
+    def _next_step(self) -> int:
+        """The step that the next groups are for."""
+        return self.steps + (2 if self.in_state("handed") else 1)
+
+    def _refill(self, group: Group) -> None:
+        """Drop a whole group without signal, so that another is drawn, as often as its step may have that.
+
+        A group that was handed out before stays: a step that is made again gets what it had.
+        """
+        step, survivors = self._next_step(), group.survivors
+        rewards = {record.reward for record in survivors}
+        if group.state != "ready" or group.step or len(rewards) > 1:
+            return
+        if self.history.refills(step) >= self.config.refill_most:
+            return
+        for record in survivors:
+            self._register.move(record, "dropped", NO_SIGNAL, f"every reward of its group is {record.reward:g}")
+        group.step = step
+        self._register.move_group(group, "dropped", NO_SIGNAL)
 
     def missing_groups(self) -> str:
         """In words, what the next step still lacks; empty when nothing."""
@@ -280,7 +298,10 @@ class LeaseBook:
             return ""
         started = [group for group in self.in_state("open") if group.purpose == "train"]
         shown = ", ".join(f"{g.group_id} ({g.task_id}) has {len(g.survivors)} of {len(g.members)}" for g in started[:2])
-        return f"{lacking} group{'s' if lacking > 1 else ''}" + (f": {shown}" if shown else "")
+        refilled, most = self.history.refills(self._next_step()), self.config.refill_most
+        kind = " with signal" if refilled < most else ""
+        told = f"; {refilled} without signal were replaced, {most} may be" if refilled else ""
+        return f"{lacking} group{'s' if lacking > 1 else ''}{kind}" + (f": {shown}" if shown else "") + told
 
     def take(self, step: int) -> list[Group] | str:
         """The groups of a step, or why there are none yet. Asked again, the same."""
@@ -293,6 +314,7 @@ class LeaseBook:
             return f"the evaluation {before[0].label}: {len(before)} tasks of it are not done"
         for group in self.in_state("ready"):
             self._drop_stale(group)
+            self._refill(group)
         # a step that is made again gets what it had, whatever has become ready since
         in_order = sorted(self.in_state("ready"), key=lambda group: (group.step != step, group.step > step))
         ready = in_order[: self.config.groups_per_step]
@@ -301,8 +323,8 @@ class LeaseBook:
         for group in ready:
             group.step = step
             for record in group.survivors:
-                self._move(record, "handed")
-            self._move_group(group, "handed")
+                self._register.move(record, "handed")
+            self._register.move_group(group, "handed")
         return self.in_state("handed")
 
     def _drop_stale(self, group: Group) -> None:
@@ -310,24 +332,25 @@ class LeaseBook:
         for record in group.survivors:
             lag = self.policy_version - record.oldest_version
             if lag > bound:
-                self._move(record, "dropped", "stale", f"lag {lag} above the bound {bound}")
+                self._register.move(record, "dropped", "stale", f"lag {lag} above the bound {bound}")
         self._settle(group)
 
     def consume(self, step: int, consumed: Collection[str], passed_over: Mapping[str, str]) -> None:
         """A step is made: what it trained on, what it passed over and why; the rest of its groups is `not_trained`."""
         trained = set(consumed)
-        for group in list(self._groups.values()):
+        for group in list(self.groups):
             mine = group.survivors
             # after a restart of either side a group may be ready here and consumed there
             if not (group.state == "handed" and group.step == step) and trained.isdisjoint(r.lease_id for r in mine):
                 continue
             for record in mine:
                 if record.lease_id in trained:
-                    self._move(record, "trained")
+                    self._register.move(record, "trained")
                 else:
-                    self._move(record, "dropped", passed_over.get(record.lease_id, "not_trained"))
+                    self._register.move(record, "dropped", passed_over.get(record.lease_id, "not_trained"))
             group.step = step
-            self._move_group(group, "trained" if any(record.state == "trained" for record in mine) else "dropped")
+            any_trained = any(record.state == "trained" for record in mine)
+            self._register.move_group(group, "trained" if any_trained else "dropped")
 
     def resume(
         self, step: int, consumed: Collection[str], passed_over: Mapping[str, str], undone: Iterable[Group]
@@ -343,39 +366,21 @@ class LeaseBook:
         if step:
             self.consume(step, consumed, passed_over)
         for group in undone:
-            self._groups[group.group_id] = group
-            self._leases.update((r.lease_id, (group, r)) for member in group.members for r in member.leases)
+            self._register.restore(group)
         for group in [*self.in_state("handed"), *undone]:
             for record in [record for member in group.members for record in member.leases]:
                 by_trainer = record.state == "dropped" and record.reason not in NOT_THE_TRAINERS
                 if record.state in ("handed", "trained") or (by_trainer and record.oldest_version >= 0):
-                    self._move(record, "received")
-            self._move_group(group, "ready")
-        in_order = sorted(self._groups.values(), key=lambda group: (group.purpose, group.number))
-        self._groups = {group.group_id: group for group in in_order}
+                    self._register.move(record, "received")
+            self._register.move_group(group, "ready")
+        self._register.put_in_order()
         self.steps = step
 
     def end_training(self) -> None:
         """No training lease is wanted any more; what is under way is dropped."""
         self.training = False
-        for group in [group for group in self._groups.values() if group.purpose == "train"]:
+        for group in [group for group in self.groups if group.purpose == "train"]:
             for record in [record for member in group.members for record in member.leases]:
                 if record.state != "dropped":
-                    self._move(record, "dropped", "run_over")
-            self._move_group(group, "dropped", "run_over")
-
-    # --- the one place where states change
-
-    def _move(self, record: LeaseRecord, state: LeaseState, reason: str = "", detail: str = "") -> None:
-        assert record.state != "evaluated", f"{record.lease_id} is {record.state} and cannot become {state}"
-        assert state not in ARRIVED or state == "received" or record.state != "dropped", record
-        record.state, record.reason, record.detail = state, reason, detail
-        self._changed_leases[record.lease_id] = record
-
-    def _move_group(self, group: Group, state: GroupState, reason: str = "") -> None:
-        group.state, group.reason = state, reason
-        self._changed_groups[group.group_id] = group
-        if state in ("trained", "evaluated", "dropped"):
-            self._groups.pop(group.group_id, None)
-            for record in [record for member in group.members for record in member.leases]:
-                self._leases.pop(record.lease_id, None)
+                    self._register.move(record, "dropped", "run_over")
+            self._register.move_group(group, "dropped", "run_over")

@@ -16,7 +16,8 @@ from typing import cast
 
 from common.errors import RunError
 from common.messages import Lease, Sampling, Trajectory
-from learner.gateway.records import Group, GroupState, LeaseRecord, LeaseState, Member, Purpose
+from learner.gateway.history import Draw
+from learner.gateway.records import NO_SIGNAL, Group, GroupState, LeaseRecord, LeaseState, Member, Purpose, has_signal
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -175,11 +176,14 @@ class Ledger:
             )
 
     def undo_after(self, step: int) -> list[Group]:
-        """Forget versions and steps after `step`, which the trainer's state knows nothing of; their groups."""
+        """Forget versions and steps after `step`, which the trainer's state knows nothing of; their groups.
+
+        Those that were replaced stay so: the trainer never had them.
+        """
         self._begin()
         self._database.execute("DELETE FROM versions WHERE step > ?", (step,))
         self._database.execute("DELETE FROM steps WHERE step > ?", (step,))
-        return list(self._groups("state IN ('trained', 'dropped') AND step > ?", (step,)))
+        return list(self._groups("state IN ('trained', 'dropped') AND step > ? AND reason != ?", (step, NO_SIGNAL)))
 
     def record_evaluation(self, label: str, result: str) -> None:
         """An evaluation is complete."""
@@ -214,9 +218,18 @@ class Ledger:
         """Groups that are neither trained, evaluated nor dropped; evaluations first, then by draw."""
         return list(self._groups("state IN ('open', 'ready', 'handed')", ()))
 
-    def drawn(self) -> int:
-        """Draws so far, count."""
-        return int(self._database.execute("SELECT COALESCE(MAX(number), -1) + 1 FROM groups").fetchone()[0])
+    def draws(self) -> Iterator[Draw]:
+        """All task draws and what came of them, by number."""
+        query = (
+            "SELECT g.number, g.task_id, g.state, g.reason, g.step, COUNT(t.reward), MIN(t.reward), MAX(t.reward),"
+            " MAX(l.reason = ?) FROM groups g LEFT JOIN leases l USING (group_id)"
+            " LEFT JOIN trajectories t ON t.trajectory_id = l.lease_id"
+            " WHERE g.purpose = 'train' GROUP BY g.group_id ORDER BY g.number"
+        )
+        rows = self._database.execute(query, (NO_SIGNAL,))
+        for number, task, state, reason, step, arrived, least, most, passed_over in rows:
+            signal = has_signal(state, (least, most) if arrived > 1 else (), passed_over=bool(passed_over))
+            yield Draw(number, task, signal, step, refilled=reason == NO_SIGNAL)
 
     def current_version(self) -> Version | None:
         """The newest published version."""
@@ -274,9 +287,11 @@ class Ledger:
             yield group
 
     def _load_leases(self, group: Group) -> None:
-        columns = "actor, version, lease, state, reason, detail, failure, oldest_version"
-        query = f"SELECT {columns} FROM leases WHERE group_id=? ORDER BY member, epoch"  # noqa: S608 - ours
-        for actor, version, lease, state, reason, detail, failure, oldest in self._database.execute(
+        query = (
+            "SELECT l.actor, version, lease, state, reason, detail, failure, l.oldest_version, t.reward FROM leases l"
+            " LEFT JOIN trajectories t ON t.trajectory_id = l.lease_id WHERE group_id=? ORDER BY member, epoch"
+        )
+        for actor, version, lease, state, reason, detail, failure, oldest, reward in self._database.execute(
             query, (group.group_id,)
         ):
             record = LeaseRecord(
@@ -288,5 +303,6 @@ class Ledger:
                 detail=detail,
                 failure=bool(failure),
                 oldest_version=oldest,
+                reward=reward,
             )
             group.members[record.lease.member].leases.append(record)

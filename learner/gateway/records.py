@@ -2,22 +2,35 @@
 
 lease   leased ─► received ─► handed ─► trained            dropped from any of the first three, with a reason
               └─► evaluated (evaluation)                   dropped ─► received: a late result nobody else does
-group   open ─► ready ─► handed ─► trained                 dropped when fewer than two survive
+group   open ─► ready ─► handed ─► trained                 dropped when fewer than two survive, or without signal
             └─► evaluated
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
 from common.messages import Lease, Sampling
+from learner.gateway.history import Draw
 
 LeaseState = Literal["leased", "received", "handed", "trained", "evaluated", "dropped"]
 GroupState = Literal["open", "ready", "handed", "trained", "evaluated", "dropped"]
 Purpose = Literal["train", "evaluate"]
 
 ARRIVED = frozenset({"received", "handed", "trained", "evaluated"})
+NO_SIGNAL = "no_signal"  # the trainer's word too
+
+
+def has_signal(state: GroupState, rewards: Collection[float], *, passed_over: bool) -> bool | None:
+    """Whether a group's rewards [n] differ; None while it is open, or when it never had two.
+
+    `passed_over`: a lease of it was dropped as without signal; where nothing of it was trained, that settles it.
+    """
+    if state == "open" or len(rewards) < 2:
+        return None
+    return len(set(rewards)) > 1 and not (state == "dropped" and passed_over)
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +45,7 @@ class LeaseRecord:
     detail: str = ""  # the same for a person
     failure: bool = False  # whether it counts towards `most_failures`
     oldest_version: int = -1  # of its tokens, once received
+    reward: float | None = None  # once received
     expires_at: float = 0.0  # on the gateway's monotonic clock
 
     @property
@@ -78,9 +92,18 @@ class Group:
     members: list[Member]
     state: GroupState = "open"
     reason: str = ""
-    step: int = 0  # that it was handed to, from 1
+    step: int = 0  # that it was handed to, or replaced for, from 1
 
     @property
     def survivors(self) -> list[LeaseRecord]:
         """Leases whose trajectories are here, by member."""
         return [record for member in self.members if (record := member.arrived) is not None]
+
+    @property
+    def as_draw(self) -> Draw:
+        """What the history of draws keeps of it."""
+        records = [record for member in self.members for record in member.leases]
+        rewards = [record.reward for record in records if record.reward is not None]
+        passed_over = any(record.reason == NO_SIGNAL for record in records)
+        signal = has_signal(self.state, rewards, passed_over=passed_over)
+        return Draw(self.number, self.task_id, signal, self.step, refilled=self.reason == NO_SIGNAL)

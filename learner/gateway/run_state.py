@@ -12,6 +12,7 @@ from common.messages import Announcement
 from common.metrics import MetricsFile
 from learner.gateway.course import Course
 from learner.gateway.draw import EvaluationConfig, RolloutConfig, TaskDraw
+from learner.gateway.history import History
 from learner.gateway.inbox import Inbox
 from learner.gateway.leases import LeaseBook
 from learner.gateway.ledger import Ledger, Version
@@ -46,8 +47,8 @@ class RunState:
         self.folder = folder
         self.metrics = MetricsFile(folder / "metrics.jsonl")
         self.ledger = Ledger(folder / "ledger.sqlite")
-        groups = self.ledger.live_groups()
-        self.book = LeaseBook(rollout, TaskDraw(train_tasks, seed), groups, self.ledger.drawn())
+        history = History(self.ledger.draws())
+        self.book = LeaseBook(rollout, TaskDraw(train_tasks, seed, rollout), self.ledger.live_groups(), history)
         self.book.extend_all(now)  # nobody could renew while the gateway was away
         self.inbox = Inbox(self.book, self.ledger)
         self.course = Course(evaluation, evaluation_tasks, self.book, self.ledger, self.metrics.write)
@@ -91,6 +92,16 @@ class RunState:
         self.ledger.set_fact("highest_version", str(max(version.version, self.ledger.highest_version_ever())))
         self.take_up_version()
         self.news.append(Announcement(policy_version=version.version, manifest_digest=version.digest))
+
+    def report_draws(self, step: int) -> None:
+        """The line `draws` of metrics.jsonl for a step that was made; a step that is made again has another.
+
+        Besides the counts of `History.figures`, for the draws from now on: retired, the tasks that are left out;
+        max_turns, the turns of an episode.
+        """
+        history = self.book.history
+        left_out, turns = self.book.draw.left_out_now(history), self.book.config.turns_at(step)
+        self.metrics.write("draws", step=step, **history.figures(step), retired=sorted(left_out), max_turns=turns)
 
     def commit(self) -> None:
         """Returns when all changes, and what follows from them, are on the disk."""

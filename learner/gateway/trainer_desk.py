@@ -94,6 +94,8 @@ class TrainerDesk:
         run.book.consume(message.step, message.consumed, message.dropped)
         run.ledger.publish(version, len(message.consumed), len(message.dropped))
         run.publish(version)
+        if version.step:
+            run.report_draws(version.step)
         shown = {"trained": len(message.consumed), "passed_over": len(message.dropped)}
         log.info("version_published", policy_version=version.version, step=version.step, **shown)
         return Noted()

@@ -26,20 +26,27 @@ def make_config(**changes: object) -> RolloutConfig:
 
 
 def make_book(*, version: int = 0, tasks: Sequence[str] = TASKS, **changes: object) -> LeaseBook:
-    book = LeaseBook(make_config(**changes), TaskDraw(tasks, seed=1))
+    config = make_config(**changes)
+    book = LeaseBook(config, TaskDraw(tasks, 1, config))
     book.policy_version, book.training = version, True
     return book
 
 
 def make_run(
-    folder: Path, *, now: float = 0.0, evaluation: Sequence[str] = (), seed: int = 1, **changes: object
+    folder: Path,
+    *,
+    now: float = 0.0,
+    evaluation: Sequence[str] = (),
+    seed: int = 1,
+    train_tasks: Sequence[str] = TASKS,
+    **changes: object,
 ) -> RunState:
     return RunState(
         folder,
         make_config(**changes),
         EvaluationConfig(temperatures=(0.0,)),
         seed=seed,
-        train_tasks=TASKS,
+        train_tasks=train_tasks,
         evaluation_tasks=evaluation,
         now=now,
     )

@@ -12,7 +12,7 @@ def arrive_all(book: LeaseBook, actor: str = "a", count: int = 100) -> list[str]
     for lease in leases:
         record = book.find(lease.lease_id)
         assert record is not None
-        book.arrive(record, oldest_version=book.policy_version)
+        book.arrive(record, oldest_version=book.policy_version, reward=0.5)
     return [lease.lease_id for lease in leases]
 
 
@@ -90,7 +90,7 @@ def test_a_member_is_dropped_after_three_failures_and_its_group_closes_with_the_
     for lease in leases[:2]:
         record = book.find(lease.lease_id)
         assert record is not None
-        book.arrive(record, oldest_version=0)
+        book.arrive(record, oldest_version=0, reward=0.5)
     drop_member(book, leases[2].lease_id)
     (group,) = book.in_state("ready")
     assert [record.lease_id for record in group.survivors] == [lease.lease_id for lease in leases[:2]]
@@ -103,7 +103,7 @@ def test_a_group_with_one_survivor_is_dropped_whole_and_another_is_drawn():
     record, lost = book.find(first.lease_id), book.find(second.lease_id)
     assert record is not None
     assert lost is not None
-    book.arrive(record, oldest_version=0)
+    book.arrive(record, oldest_version=0, reward=0.5)
     book.give_back(lost, "world host died", failure=True)
     assert (record.state, record.reason) == ("dropped", "group_too_small")
     assert list(book.groups) == []
@@ -153,7 +153,7 @@ def test_what_is_older_than_the_staleness_bound_is_dropped_before_training():
     records = [book.find(lease.lease_id) for lease in leases]
     for record, version in zip(records, (3, 2, 1), strict=True):
         assert record is not None
-        book.arrive(record, oldest_version=version)
+        book.arrive(record, oldest_version=version, reward=0.5)
     taken = book.take(4)
     assert not isinstance(taken, str)
     assert [record.oldest_version for record in taken[0].survivors] == [3, 2]
@@ -176,11 +176,11 @@ def test_training_waits_for_the_evaluation_before_it():
     for lease in leases[1:]:
         record = book.find(lease.lease_id)
         assert record is not None
-        book.arrive(record, oldest_version=0)
+        book.arrive(record, oldest_version=0, reward=0.5)
     assert book.take(1) == "the evaluation before.t0: 1 tasks of it are not done"
     record = book.find(leases[0].lease_id)
     assert record is not None
-    book.arrive(record, oldest_version=0)
+    book.arrive(record, oldest_version=0, reward=0.5)
     assert record.state == "evaluated"
     assert [group.group_id for group in book.take(1)] == ["g000000"]
 
@@ -228,7 +228,7 @@ def test_a_step_made_again_gets_the_groups_it_had_whatever_became_ready_since():
 
     def arrive(leases):
         for lease in leases:
-            book.arrive(book.find(lease.lease_id), oldest_version=0)
+            book.arrive(book.find(lease.lease_id), oldest_version=0, reward=0.5)
 
     arrive(second)
     assert [group.group_id for group in book.take(1)] == ["g000001"]
@@ -301,6 +301,6 @@ def test_no_member_is_out_twice(count):
 def test_a_group_is_drawn_when_its_first_member_is_asked_for_and_not_before():
     book = make_book(groups_per_step=4, group_size=2)
     book.grant("a", 2, now=0.0)
-    assert book.drawn == 1
+    assert book.history.next_number == 1
     book.grant("a", 1, now=0.0)
-    assert book.drawn == 2
+    assert book.history.next_number == 2

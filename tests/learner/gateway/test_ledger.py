@@ -54,7 +54,7 @@ def test_reopening_restores_leases_groups_draw_and_version(tmp_path: Path):
     assert again.book.find(leases[0].lease_id).lease == leases[0]
     assert again.book.expire(now=1059.0) == []
     assert again.book.grant("actor-1", 9, now=1000.0)[0][0].lease_id == "g000001.1.0"
-    assert again.book.drawn == 2
+    assert again.book.history.next_number == 2
     run.close()
     again.close()
 

@@ -10,23 +10,28 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gateway_builders import make_run, make_trajectory
+from gateway_builders import TASKS, make_run, make_trajectory
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.messages import Lease, Trajectory, encode
 from learner.gateway import books
+from learner.gateway.draw import TaskDraw
 from learner.gateway.ledger import open_database
 from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_port import Groups, NextGroups, Noted, NotYet, Published, Resume, TrainerHello
 
 ACTORS = ("actor-0", "actor-1")
+REWARDS = st.sampled_from([0.0, 0.0, 0.0, 1.0])
 BOUND = 1
 SETTINGS = {"groups_per_step": 1, "group_size": 3, "staleness_bound": BOUND, "steps": 50, "lease_seconds": 10.0}
+OPTIONS = {"refill_most": 2, "retire_after": 1, "retire_epochs": 2, "horizon_start": 2, "horizon_steps": 5}
 
 
 class World(RuleBasedStateMachine):
+    settings = SETTINGS
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
@@ -40,11 +45,12 @@ class World(RuleBasedStateMachine):
         self.in_hand: list[str] = []
         self.handed: dict[int, list[str]] = {}  # by step: what it was given when it was asked for last
         self.unsaid = False  # a step was saved, but the gateway was not told
+        self.brought_back = 0  # groups of steps that the trainer lost, besides those that were out by then
         self.tell(TrainerHello(resume=None))
         self.publish([])
 
     def open_gateway(self) -> None:
-        self.run = make_run(self.folder, now=self.now, **SETTINGS)
+        self.run = make_run(self.folder, now=self.now, **self.settings)
         # the process crashes here, not the machine: waiting for the disk would only cost time
         self.run.ledger._database.execute("PRAGMA synchronous=OFF")
 
@@ -60,7 +66,7 @@ class World(RuleBasedStateMachine):
     def publish(self, passed_over: list[str]) -> None:
         step = len(self.steps)
         consumed = tuple(self.steps[-1]) if self.steps else ()
-        dropped = dict.fromkeys(passed_over, "zero_advantage")
+        dropped = dict.fromkeys(passed_over, "no_signal")
         answer = self.tell(
             Published(
                 policy_version=step,
@@ -82,26 +88,31 @@ class World(RuleBasedStateMachine):
         assert bool(waiting_for) == (len(leases) < count)
         self.held[actor] |= {lease.lease_id: lease for lease in leases}
 
-    @rule(actor=st.sampled_from(ACTORS), choice=st.integers(0, 99), age=st.integers(0, 3))
-    def finish(self, actor: str, choice: int, age: int) -> None:
+    @rule(actor=st.sampled_from(ACTORS), choice=st.integers(0, 99), age=st.integers(0, 3), reward=REWARDS)
+    def finish(self, actor: str, choice: int, age: int, reward: float) -> None:
         """An episode ends; its tokens may be older than its lease asked for."""
         if self.held[actor]:
             lease = self.held[actor].pop(sorted(self.held[actor])[choice % len(self.held[actor])])
             version = max(0, self.run.policy_version - age)
-            self.send(actor, make_trajectory(lease, actor=actor, version=version))
+            self.send(actor, make_trajectory(lease, actor=actor, version=version, reward=reward))
 
-    @rule(actor=st.sampled_from(ACTORS), fates=st.lists(st.sampled_from("0001rk"), min_size=2, max_size=8))
-    def work(self, actor: str, fates: list[str]) -> None:
+    @rule(
+        actor=st.sampled_from(ACTORS),
+        fates=st.lists(st.sampled_from("0001rk"), min_size=2, max_size=8),
+        rewards=st.lists(REWARDS, min_size=8, max_size=8),
+    )
+    def work(self, actor: str, fates: list[str], rewards: list[float]) -> None:
         """Episodes end one after the other: with tokens of some age, returned, or kept for later."""
         self.lease(actor, len(fates))
-        for fate, lease_id in zip(fates, list(self.held[actor]), strict=False):
+        for fate, reward, lease_id in zip(fates, rewards, list(self.held[actor]), strict=False):
             if fate == "r":
                 self.held[actor].pop(lease_id)
                 self.run.inbox.give_back(actor, lease_id, "world host died")
                 self.run.commit()
             elif fate != "k":
                 version = max(0, self.run.policy_version - int(fate))
-                self.send(actor, make_trajectory(self.held[actor].pop(lease_id), actor=actor, version=version))
+                lease = self.held[actor].pop(lease_id)
+                self.send(actor, make_trajectory(lease, actor=actor, version=version, reward=reward))
 
     @precondition(lambda self: self.sent)
     @rule(choice=st.integers(0, 99))
@@ -159,19 +170,23 @@ class World(RuleBasedStateMachine):
             assert answer.reason
             return
         assert isinstance(answer, Groups)
-        assert len(answer.groups) == SETTINGS["groups_per_step"]
+        assert len(answer.groups) == self.settings["groups_per_step"]
         for group in answer.groups:
-            assert 2 <= len(group.trajectory_ids) <= SETTINGS["group_size"]
+            assert 2 <= len(group.trajectory_ids) <= self.settings["group_size"]
         ids = [lease_id for group in answer.groups for lease_id in group.trajectory_ids]
         assert self.handed.get(len(self.steps) + 1, ids) == ids, "asked again, it must be the same"
         self.in_hand = self.handed[len(self.steps) + 1] = ids
 
     @precondition(lambda self: not self.unsaid)
-    @rule(fates=st.lists(st.sampled_from("00000011rk"), min_size=3, max_size=3), passed_over=st.integers(0, 2))
-    def a_step_without_trouble(self, fates: list[str], passed_over: int) -> None:
-        for _ in range(4):
+    @rule(
+        fates=st.lists(st.sampled_from("00000011rk"), min_size=3, max_size=3),
+        rewards=st.lists(REWARDS, min_size=8, max_size=8),
+        passed_over=st.integers(0, 2),
+    )
+    def a_step_without_trouble(self, fates: list[str], rewards: list[float], passed_over: int) -> None:
+        for turn in range(4):
             if not self.in_hand:
-                self.work(ACTORS[0], fates)
+                self.work(ACTORS[0], fates, rewards[turn:] + rewards[:turn])
                 self.ask_for_groups()
         if self.in_hand:
             self.make_step(passed_over, crash=False)
@@ -198,7 +213,9 @@ class World(RuleBasedStateMachine):
             return
         step = len(self.steps)
         resume = Resume(policy_version=step, step=step, consumed=tuple(self.steps[-1])) if self.steps else None
+        live = len(list(self.run.book.groups))
         self.tell(TrainerHello(resume=resume))
+        self.brought_back += max(0, len(list(self.run.book.groups)) - live)
         self.publish([])
 
     # --- gateway
@@ -243,7 +260,54 @@ def open_rows(folder: Path, query: str) -> list[tuple]:
         database.close()
 
 
-World.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-)
+class WorldWithOptions(World):
+    """The same, with groups replaced, tasks left out, and a horizon that grows; all of it from four tasks."""
+
+    settings = SETTINGS | OPTIONS
+
+    @rule()
+    def gateway_crashes(self) -> None:
+        """The next draws are those that it would have made."""
+        before = self.run.book
+        super().gateway_crashes()
+        after = self.run.book
+        assert after.history.draws() == before.history.draws()
+        assert after.draw.next_number(after.history) == before.draw.next_number(before.history)
+        assert after.draw.left_out_now(after.history) == before.draw.left_out_now(before.history)
+
+    @invariant()
+    def no_task_is_drawn_twice_in_an_epoch(self) -> None:
+        drawn = [(d.number // len(TASKS), d.task_id) for d in self.run.book.history.draws()]
+        assert len(drawn) == len(set(drawn))
+        places = TaskDraw(TASKS, 1, self.run.book.config)
+        assert all(places.task(d.number) == d.task_id for d in self.run.book.history.draws())
+
+    @invariant()
+    def no_more_is_out_than_the_staleness_bound_allows(self) -> None:
+        live = sum(group.purpose == "train" for group in self.run.book.groups)
+        assert live <= SETTINGS["groups_per_step"] * (BOUND + 1) + self.brought_back
+
+    @invariant()
+    def no_step_replaces_more_groups_than_it_may(self) -> None:
+        query = "SELECT step, COUNT(*) FROM groups WHERE reason = 'no_signal' GROUP BY step"
+        assert all(count <= OPTIONS["refill_most"] for _, count in open_rows(self.folder, query))
+
+    @invariant()
+    def enough_tasks_remain_for_a_step(self) -> None:
+        left_out = self.run.book.draw.left_out_now(self.run.book.history)
+        assert len(TASKS) - len(left_out) >= SETTINGS["groups_per_step"]
+
+    @invariant()
+    def a_groups_leases_are_sampled_alike(self) -> None:
+        for group in self.run.book.groups:
+            turns = {record.lease.sampling.max_turns for member in group.members for record in member.leases}
+            assert turns <= {group.sampling.max_turns}
+            assert 2 <= group.sampling.max_turns <= 7
+
+
+for machine in (World, WorldWithOptions):
+    machine.TestCase.settings = settings(
+        max_examples=25, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    )
 test_the_promises_hold_in_any_history = World.TestCase
+test_they_hold_with_groups_replaced_and_tasks_left_out = WorldWithOptions.TestCase

@@ -1,0 +1,78 @@
+"""Live groups and their leases, by id (stages 1 and 5): the one place where a state changes. Pure.
+
+What is trained, evaluated or dropped leaves it. Each change is kept until `take_changes` gives it to the ledger, and
+the history of draws hears of it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from learner.gateway.history import History
+from learner.gateway.records import ARRIVED, Group, GroupState, LeaseRecord, LeaseState
+
+
+class Register:
+    """Groups in the order of their draw, evaluations before the training that follows them."""
+
+    def __init__(self, groups: Iterable[Group], history: History) -> None:
+        self.groups: dict[str, Group] = {}
+        self.leases: dict[str, tuple[Group, LeaseRecord]] = {}
+        self.history = history
+        self._changed_leases: dict[str, LeaseRecord] = {}
+        self._changed_groups: dict[str, Group] = {}
+        for group in groups:
+            self.restore(group)
+
+    def restore(self, group: Group) -> None:
+        """A group that the ledger has."""
+        self.groups[group.group_id] = group
+        self.leases.update((r.lease_id, (group, r)) for member in group.members for r in member.leases)
+
+    def put_in_order(self) -> None:
+        """Evaluations first, then by draw: as the ledger has them."""
+        in_order = sorted(self.groups.values(), key=lambda group: (group.purpose, group.number))
+        self.groups = {group.group_id: group for group in in_order}
+
+    def add(self, *groups: Group, first: bool = False) -> None:
+        """New groups, after all others or before them."""
+        added = {group.group_id: group for group in groups}
+        self.groups = added | self.groups if first else self.groups | added
+        for group in groups:
+            self._note(group)
+
+    def grant(self, group: Group, record: LeaseRecord) -> None:
+        """A new lease of a member."""
+        group.members[record.lease.member].leases.append(record)
+        self.leases[record.lease_id] = (group, record)
+        self._changed_leases[record.lease_id] = record
+
+    def move(self, record: LeaseRecord, state: LeaseState, reason: str = "", detail: str = "") -> None:
+        """A lease's state changes."""
+        assert record.state != "evaluated", f"{record.lease_id} is {record.state} and cannot become {state}"
+        assert state not in ARRIVED or state == "received" or record.state != "dropped", record
+        record.state, record.reason, record.detail = state, reason, detail
+        self._changed_leases[record.lease_id] = record
+
+    def move_group(self, group: Group, state: GroupState, reason: str = "") -> None:
+        """A group's state changes, after its leases'."""
+        group.state, group.reason = state, reason
+        self._note(group)
+        if state in ("trained", "evaluated", "dropped"):
+            self.groups.pop(group.group_id, None)
+            for record in [record for member in group.members for record in member.leases]:
+                self.leases.pop(record.lease_id, None)
+
+    def in_state(self, state: GroupState) -> list[Group]:
+        return [group for group in self.groups.values() if group.state == state]
+
+    def take_changes(self) -> tuple[list[Group], list[LeaseRecord]]:
+        """What changed since the last call, for the ledger."""
+        changes = list(self._changed_groups.values()), list(self._changed_leases.values())
+        self._changed_groups, self._changed_leases = {}, {}
+        return changes
+
+    def _note(self, group: Group) -> None:
+        self._changed_groups[group.group_id] = group
+        if group.purpose == "train":
+            self.history.note(group.as_draw)
