@@ -15,7 +15,8 @@ USAGE = """usage: loop learner [--config FILE] [--resume] [--dry-run] [--section
 The learner of a run: hands out leases, trains on what comes back, publishes versions."""
 FLAGS = {
     "resume": "go on with the run in run.folder",
-    "dry-run": "check configuration, model and task lists, print the configuration, start nothing",
+    "dry-run": "check configuration, model folder (weights may lack) and task lists; print the configuration and an "
+    "estimate of the memory; start nothing",
 }
 SECTIONS: dict[str, type[Section]] = {"run": RunConfig, "link": LinkConfig, "learner": LearnerConfig}
 
@@ -29,21 +30,38 @@ def main(argv: Sequence[str]) -> int:
     # imported when used: `--help` does without them
     from learner import parent  # noqa: PLC0415
 
-    _check(resolved)
+    _check(resolved, weights=not flags["dry-run"])
     if flags["dry-run"]:
-        sys.stdout.write(dump(resolved))
+        # the estimate stands in comments: what is printed is a configuration file
+        lines = _memory(resolved.section("learner", LearnerConfig))
+        sys.stdout.write(dump(resolved) + "".join(f"# {line}\n" for line in lines))
         return 0
     passed_on = [word for word in argv if word != "--resume"]
     return parent.run(resolved, passed_on, resumed=flags["resume"])
 
 
-def _check(resolved: Loaded) -> None:
+def _memory(learner: LearnerConfig, processes: int = 1) -> list[str]:
+    """What a process of the trainer will need, as lines for a person."""
+    from learner.trainer.memory import FAMILIES, estimate, read_shape  # noqa: PLC0415
+    from learner.trainer.model_folder import has_weights  # noqa: PLC0415
+
+    shape = read_shape(learner.model.path)
+    if shape is None:
+        return [f"no memory estimate: {learner.model.path} is none of {', '.join(FAMILIES)}"]
+    longest = learner.rollout.max_context_tokens
+    lines = estimate(shape, learner.model, learner.batch, longest=longest, processes=processes).lines()
+    if not has_weights(learner.model.path):
+        lines.append(f"{learner.model.path} has no weights (*.safetensors): a run needs them there")
+    return lines
+
+
+def _check(resolved: Loaded, *, weights: bool) -> None:
     """What can be said to be wrong before anything is started."""
     from learner.gateway.draw import read_tasks  # noqa: PLC0415
     from learner.trainer.model_folder import check_folder  # noqa: PLC0415
 
     learner = resolved.section("learner", LearnerConfig)
-    check_folder(learner.model.path)
+    check_folder(learner.model.path, weights=weights)
     read_tasks(learner.rollout.train_tasks, "learner.rollout.train_tasks")
     if learner.evaluation.tasks is not None:
         read_tasks(learner.evaluation.tasks, "learner.evaluation.tasks")
