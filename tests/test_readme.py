@@ -45,7 +45,7 @@ def test_every_option_named_exists():
 
 def test_every_file_in_the_tree_exists_and_every_module_is_in_the_tree():
     tree = re.search(r"```text\n(actor/.*?)```", README, re.DOTALL).group(1)
-    named = set(re.findall(r"([a-z0-9_/-]+\.(?:py|yaml|txt))", tree))
+    named = set(re.findall(r"([a-z0-9_/.-]+\.(?:py|yaml|txt))", tree))
     modules = {file.name for side in ("actor", "common", "learner") for file in (ROOT / side).rglob("*.py")} - {
         "__init__.py"
     }
