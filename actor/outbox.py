@@ -5,7 +5,7 @@
               └── row deleted ◄── ack ◄─────────┘
 
 The link repeats what is not answered, through cuts and restarts of the learner. What a killed actor leaves in the
-spool, its next start sends.
+spool, its next start sends. What cannot be read any more, here or there, is no trajectory: its lease is returned.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.errors import RunError, UsageError
+from common.link import NotUnderstood
 from common.log import get_logger
-from common.messages import Ack, Message, Trajectory, decode, encode
+from common.messages import Ack, LeaseReturn, Message, Trajectory, decode, encode
 
 log = get_logger(__name__)
 T = TypeVar("T")
 SENT_AT_ONCE = 8
+REASON_CHARACTERS = 300
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS spool (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -118,7 +120,13 @@ class Outbox:
 
     async def _send(self, name: str) -> None:
         frame = await self._on_disk(self._select, name)
-        answer = await self._request(decode(frame))
+        try:
+            answer = await self._request(decode(frame))
+        except (ValueError, NotUnderstood) as error:
+            # a damaged disk, or a spool of another version: sent again, it would end every start of this actor
+            log.error("trajectory_unreadable", trajectory=name, bytes=len(frame), reason=str(error))
+            reason = f"its trajectory cannot be read: {error}"[:REASON_CHARACTERS]
+            answer = await self._request(LeaseReturn(lease_id=name, reason=reason))
         if not isinstance(answer, Ack) or answer.trajectory_id != name:
             raise RunError(f"the learner answered trajectory {name} with {type(answer).__name__}: versions differ?")
         if answer.outcome != "ok":

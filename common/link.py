@@ -48,6 +48,10 @@ SLOWEST_BYTES_PER_SECOND = 1e6  # a large request gets that much longer before i
 SAY_WAITING_FIRST, SAY_WAITING_EVERY = 1.0, 5.0
 
 
+class NotUnderstood(RunError):  # noqa: N818 - it names what happened
+    """The gateway answered that it could not read a message; sent again, it would be no better."""
+
+
 class ActorLink:
     """One actor's connection to the learner: `connect` first, then `request` from any number of tasks.
 
@@ -99,7 +103,8 @@ class ActorLink:
         A large message should be one of few at a time: its owner bounds what is under way.
 
         Raises:
-            RunError: the gateway refused this actor for good, or could not read the message; or it serves another run.
+            RunError: the gateway refused this actor for good, or serves another run.
+            NotUnderstood: it could not read the message.
             ValueError: the message is larger than the link carries.
         """
         body = encode(message)
@@ -120,7 +125,7 @@ class ActorLink:
             if isinstance(answer, Refused):
                 raise RunError(f"the learner at {self._endpoint} refused: {answer.reason}")
             if isinstance(answer, Unreadable):
-                raise RunError(f"the learner at {self._endpoint} could not read a message: {answer.reason}")
+                raise NotUnderstood(f"the learner at {self._endpoint} could not read a message: {answer.reason}")
             return answer
 
     async def announcements(self) -> AsyncIterator[Announcement]:

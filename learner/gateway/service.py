@@ -282,11 +282,13 @@ class Gateway:
                     self.stop()
 
     def _write_figures(self, now: float) -> None:
+        """The line `rollouts`: counts as they stand; `unreadable_frames`, which were no message, since this start."""
         book, live = self._run.book, self.reception.peers.live(now)
         rates = [peer.heartbeat.tokens_per_second for peer in live if peer.heartbeat]
         self._run.metrics.write(
             "rollouts",
             episodes_done=self.reception.episodes_done,
+            unreadable_frames=self.reception.unreadable,
             leased=book.leased(),
             ready_groups=len(book.in_state("ready")),
             evaluations_left=sum(group.purpose == "evaluate" for group in book.groups),

@@ -7,7 +7,8 @@ from actor.episode import Episode, Turn
 from actor.outbox import Outbox
 from actor.trajectory import trajectory_of
 from common.errors import RunError, UsageError
-from common.messages import Ack, HeartbeatReply
+from common.link import NotUnderstood
+from common.messages import Ack, HeartbeatReply, LeaseReturn, Trajectory
 
 
 def make_trajectory(lease_id):
@@ -28,9 +29,10 @@ class Learner:
 
     async def request(self, message):
         self.got.append(message)
-        if message.trajectory_id in self.silent:
+        name = message.lease_id if isinstance(message, LeaseReturn) else message.trajectory_id
+        if name in self.silent:
             await asyncio.Event().wait()
-        return make_ack(message.trajectory_id, self.outcomes.get(message.trajectory_id, "ok"))
+        return make_ack(name, self.outcomes.get(name, "ok"))
 
 
 def open_outbox(folder, learner, run_id="run"):
@@ -125,6 +127,36 @@ def test_what_another_run_left_is_not_sent_and_not_lost(tmp_path):
     outbox.close()
     assert open_outbox(tmp_path, learner, "run-b").ids == ()
     assert open_outbox(tmp_path, learner, "run-a").ids == ("g1.0.0",)
+
+
+def test_a_spooled_frame_that_cannot_be_read_any_more_gives_its_lease_back_and_holds_up_no_other(tmp_path):
+    learner = Learner()
+    outbox = open_outbox(tmp_path, learner)
+    for lease_id in ("g1.0.0", "g1.1.0"):
+        asyncio.run(outbox.add(make_trajectory(lease_id)))
+    outbox._connection.execute("UPDATE spool SET frame = substr(frame, 1, 40) WHERE trajectory_id = 'g1.0.0'")
+    asyncio.run(sent(outbox))
+    returned = [message for message in learner.got if isinstance(message, LeaseReturn)]
+    assert [(message.lease_id, message.failure) for message in returned] == [("g1.0.0", True)]
+    assert returned[0].reason.startswith("its trajectory cannot be read: not a msgpack message")
+    assert make_trajectory("g1.1.0") in learner.got
+    outbox.close()
+    assert open_outbox(tmp_path, learner).ids == ()
+
+
+def test_a_trajectory_that_the_learner_cannot_read_is_not_sent_for_ever(tmp_path):
+    learner = Learner()
+
+    async def request(message):
+        if isinstance(message, Trajectory):
+            learner.got.append(message)
+            raise NotUnderstood("the learner could not read a message: kind: unknown")
+        return await learner.request(message)
+
+    outbox = Outbox(tmp_path / "spool.sqlite", "run", request, learner.acks.append)
+    asyncio.run(sent(outbox, make_trajectory("g1.0.0")))
+    assert [type(message) for message in learner.got] == [Trajectory, LeaseReturn]
+    assert outbox.ids == ()
 
 
 def test_an_answer_that_is_no_ack_keeps_the_trajectory(tmp_path):
