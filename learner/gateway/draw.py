@@ -181,10 +181,14 @@ class TaskDraw:
 
     def next_number(self, history: History) -> int:
         """The place of the next draw: the first after the last draw whose task is not left out."""
-        number = history.next_number
-        while self.task(number) in self.left_out(history, number // len(self._tasks)):
+        number, epoch, left_out = history.next_number, -1, set[str]()
+        while True:
+            if number // len(self._tasks) != epoch:
+                epoch = number // len(self._tasks)
+                left_out = self.left_out(history, epoch)
+            if self.task(number) not in left_out:
+                return number
             number += 1
-        return number
 
     def left_out_now(self, history: History) -> set[str]:
         """Tasks that the epoch of the next draw leaves out."""

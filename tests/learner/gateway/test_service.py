@@ -19,7 +19,8 @@ from common.keys import actor_keys
 from common.link import ActorLink, FileLink
 from common.messages import Heartbeat, HeartbeatReply, LeaseGrant, LeaseRequest
 from common.metrics import MetricsReader
-from learner.gateway.ledger import Ledger, Version
+from learner.gateway.books import books
+from learner.gateway.ledger import Ledger, Version, open_database
 from learner.gateway.service import Gateway, opened
 from learner.gateway.trainer_port import TrainerPort, Waiting
 
@@ -60,23 +61,25 @@ async def act(link_config: LinkConfig) -> int:
                 return done
 
 
-def test_a_run_goes_from_evaluation_over_three_steps_to_evaluation(tmp_path: Path) -> None:
-    async def whole() -> int:
-        keys = make_keys(tmp_path / "keys", "actor-0")
-        run = make_run(tmp_path, evaluation=("e_1", "e_2"))
-        try:
-            async with opened(run, LinkConfig(port=0, files_port=0, keys=keys)) as gateway:
-                serving = asyncio.create_task(gateway.serve())
-                trainer = asyncio.create_task(asyncio.to_thread(train, tmp_path, 3))
-                done = await asyncio.wait_for(act(link_to(gateway, keys)), 30)
-                await trainer
-                gateway.stop()
-                await serving
-                return done
-        finally:
-            run.close()
+async def whole_run(folder: Path, **changes: object) -> int:
+    """A run of three steps from begin to end; its trajectories that were acknowledged."""
+    keys = make_keys(folder / "keys", "actor-0")
+    run = make_run(folder, evaluation=("e_1", "e_2"), **changes)
+    try:
+        async with opened(run, LinkConfig(port=0, files_port=0, keys=keys)) as gateway:
+            serving = asyncio.create_task(gateway.serve())
+            trainer = asyncio.create_task(asyncio.to_thread(train, folder, 3))
+            done = await asyncio.wait_for(act(link_to(gateway, keys)), 30)
+            await trainer
+            gateway.stop()
+            await serving
+            return done
+    finally:
+        run.close()
 
-    done = asyncio.run(whole())
+
+def test_a_run_goes_from_evaluation_over_three_steps_to_evaluation(tmp_path: Path) -> None:
+    done = asyncio.run(whole_run(tmp_path))
     assert done == 2 + 3 * 2 * 2 + 2
     events = list(MetricsReader(tmp_path / "metrics.jsonl").new())
     phases = [event["name"] for event in events if event["event"] == "phase"]
@@ -86,6 +89,22 @@ def test_a_run_goes_from_evaluation_over_three_steps_to_evaluation(tmp_path: Pat
     assert evaluations["after.t0"]["policy_version"] == 3
     assert evaluations["after.t0"]["mean_reward"] == 0.5
     assert evaluations["after.t0"]["by_scenario"] == {"e": {"tgc": 0.0, "mean_reward": 0.5, "tasks": 2}}
+
+
+def test_a_run_whose_groups_never_have_signal_ends_all_the_same(tmp_path: Path) -> None:
+    """Each step replaces as many as it may, leaves their tasks out while others are left, and goes on."""
+    done = asyncio.run(whole_run(tmp_path, refill_most=2, retire_after=1, horizon_start=3, horizon_steps=2))
+    assert done == 2 + 3 * (2 + 2) * 2 + 2
+    with contextlib.closing(open_database(tmp_path / "ledger.sqlite", read_only=True)) as database:
+        found = books(database)
+    assert (found.balanced, found.evaluated, found.dropped["no_signal"]) == (True, 4, 3 * 2 * 2)
+    lines = [event for event in MetricsReader(tmp_path / "metrics.jsonl").new() if event["event"] == "draws"]
+    assert [(line["step"], line["groups"], line["refilled"], line["max_turns"]) for line in lines] == [
+        (1, 2, 2, 5),
+        (2, 2, 2, 7),
+        (3, 2, 2, 7),
+    ]
+    assert lines[-1]["without_signal_in_sum"] == lines[-1]["refilled_in_sum"] == 6
 
 
 @contextlib.asynccontextmanager
