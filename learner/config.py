@@ -49,6 +49,11 @@ class LearnerConfig(Section):
             raise ValueError(
                 "objective.kl_stop acts between optimizer steps, but a step has one: set batch.epochs or minibatch"
             )
+        if self.objective.advantage == "success" and (self.rollout.refill_most or self.rollout.retire_after):
+            raise ValueError(
+                "rollout.refill_most and retire_after take groups whose rewards are all equal to be without signal, "
+                "but objective.advantage: success learns from them: unset the one or the other"
+            )
         self._corrections_agree()
         return self
 

@@ -1,8 +1,9 @@
 """What came of each task draw: which groups had signal, which were replaced. Pure; it follows from the ledger alone.
 
-A group is without signal when the rewards of all its trajectories are equal, or when the trainer passed all of it over
-for that reason: its advantages are 0. A draw's number is its place in the endless list of passes over the tasks, an
-epoch each; a task that is left out leaves a gap. What the next draw is follows from these entries and the seed.
+A group is without signal when the trainer passed all of it over as such, or, before the trainer has spoken, when the
+rewards of all its trajectories are equal: its advantages are 0. A draw's number is its place in the endless list of
+passes over the tasks, an epoch each; a task that is left out leaves a gap. What the next draw is follows from these
+entries and the seed.
 """
 
 from __future__ import annotations

@@ -17,7 +17,17 @@ from typing import cast
 from common.errors import RunError
 from common.messages import Lease, Sampling, Trajectory
 from learner.gateway.history import Draw
-from learner.gateway.records import NO_SIGNAL, Group, GroupState, LeaseRecord, LeaseState, Member, Purpose, has_signal
+from learner.gateway.records import (
+    NO_SIGNAL,
+    WITHOUT_SIGNAL,
+    Group,
+    GroupState,
+    LeaseRecord,
+    LeaseState,
+    Member,
+    Purpose,
+    has_signal,
+)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -222,11 +232,11 @@ class Ledger:
         """All task draws and what came of them, by number."""
         query = (
             "SELECT g.number, g.task_id, g.state, g.reason, g.step, COUNT(t.reward), MIN(t.reward), MAX(t.reward),"
-            " MAX(l.reason = ?) FROM groups g LEFT JOIN leases l USING (group_id)"
+            " MAX(l.reason IN (?, ?)) FROM groups g LEFT JOIN leases l USING (group_id)"
             " LEFT JOIN trajectories t ON t.trajectory_id = l.lease_id"
             " WHERE g.purpose = 'train' GROUP BY g.group_id ORDER BY g.number"
         )
-        rows = self._database.execute(query, (NO_SIGNAL,))
+        rows = self._database.execute(query, WITHOUT_SIGNAL)
         for number, task, state, reason, step, arrived, least, most, passed_over in rows:
             signal = has_signal(state, (least, most) if arrived > 1 else (), passed_over=bool(passed_over))
             yield Draw(number, task, signal, step, refilled=reason == NO_SIGNAL)

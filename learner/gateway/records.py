@@ -21,15 +21,19 @@ Purpose = Literal["train", "evaluate"]
 
 ARRIVED = frozenset({"received", "handed", "trained", "evaluated"})
 NO_SIGNAL = "no_signal"  # the trainer's word too
+WITHOUT_SIGNAL = (NO_SIGNAL, "no_success")  # what the trainer could learn nothing from, by its objective
 
 
 def has_signal(state: GroupState, rewards: Collection[float], *, passed_over: bool) -> bool | None:
     """Whether a group's rewards [n] differ; None while it is open, or when it never had two.
 
-    `passed_over`: a lease of it was dropped as without signal; where nothing of it was trained, that settles it.
+    The trainer has the last word: what it trained on had signal. `passed_over`: a lease of the group was dropped as
+    without signal; where nothing of it was trained, that settles it.
     """
     if state == "open" or len(rewards) < 2:
         return None
+    if state == "trained":
+        return True
     return len(set(rewards)) > 1 and not (state == "dropped" and passed_over)
 
 
@@ -104,6 +108,6 @@ class Group:
         """What the history of draws keeps of it."""
         records = [record for member in self.members for record in member.leases]
         rewards = [record.reward for record in records if record.reward is not None]
-        passed_over = any(record.reason == NO_SIGNAL for record in records)
+        passed_over = any(record.reason in WITHOUT_SIGNAL for record in records)
         signal = has_signal(self.state, rewards, passed_over=passed_over)
         return Draw(self.number, self.task_id, signal, self.step, refilled=self.reason == NO_SIGNAL)

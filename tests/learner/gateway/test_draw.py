@@ -148,3 +148,10 @@ def test_options_of_the_draw_that_contradict_are_one_line(options: dict[str, str
         parse_command_line({"learner": LearnerConfig}, arguments, usage="usage", flags={})
     assert wrong in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_an_objective_that_learns_from_equal_rewards_replaces_and_retires_nothing():
+    objective = ["--learner.objective.advantage", "success"]
+    for options in (["--learner.rollout.refill_most", "3"], ["--learner.rollout.retire_after", "3"]):
+        with pytest.raises(UsageError, match=r"but objective\.advantage: success learns from them"):
+            parse_command_line({"learner": LearnerConfig}, [*options, *objective], usage="usage", flags={})

@@ -173,6 +173,27 @@ def test_metrics_count_groups_without_signal_by_step_in_sum_and_by_task(tmp_path
     run.close()
 
 
+def test_what_the_trainer_trained_on_had_signal_and_what_had_no_success_had_none(tmp_path: Path):
+    """Expert iteration learns from groups whose every member succeeds."""
+    run = begin(tmp_path)
+    solved = roll_out(run, 1.0, 1.0)
+    handed(run, 1)
+    publish(run, 1, ids(solved))
+    failed = roll_out(run, 0.25, 0.75)
+    handed(run, 2)
+    message = Published(
+        policy_version=2,
+        manifest_digest="02" * 32,
+        step=2,
+        consumed=(),
+        dropped=dict.fromkeys(ids(failed), "no_success"),
+    )
+    assert tell(run, message) == Noted()
+    assert [draw.signal for draw in run.book.history.draws()] == [True, False]
+    assert list(run.ledger.draws()) == run.book.history.draws()
+    run.close()
+
+
 def scripted_run(folder: Path, *, restarts: bool) -> list[tuple[str, str]]:
     """Groups and tasks of a run whose rewards follow from the task; each group is leased in two halves."""
     options = {"refill_most": 2, "retire_after": 1, "retire_epochs": 2, "staleness_bound": 1, "train_tasks": SEVEN}
@@ -189,7 +210,9 @@ def scripted_run(folder: Path, *, restarts: bool) -> list[tuple[str, str]]:
                 run = begin(folder, **options)
         step = run.book.steps + 1
         if isinstance(tell(run, NextGroups(step=step)), Groups):
-            publish(run, step, ids(record.lease for record in run.book.take(step)[0].survivors))
+            survivors = run.book.take(step)[0].survivors
+            trained = ids(record.lease for record in survivors if len({other.reward for other in survivors}) > 1)
+            publish(run, step, trained, [] if trained else ids(record.lease for record in survivors))
     run.close()
     return granted
 
@@ -219,7 +242,8 @@ def test_a_task_that_is_always_solved_leaves_its_turn_to_the_others():
             assert record is not None
             book.arrive(record, oldest_version=step - 1, reward=reward)
         book.take(step)
-        book.consume(step, ids(leases), {})
+        solved = leases[0].task_id == "c_1"
+        book.consume(step, () if solved else ids(leases), dict.fromkeys(ids(leases), "no_signal") if solved else {})
     # epochs of 7 and 7 draws with it, three of 6 without it, one of 7 with it, then without it again
     assert [number for number, task in enumerate(taken) if task == "c_1"][2] in range(32, 39)
     assert taken.count("c_1") == 3

@@ -30,8 +30,8 @@ def link_to(gateway: Gateway, keys: Path) -> LinkConfig:
     return LinkConfig(port=ports.port, files_port=ports.files_port, keys=keys, heartbeat_seconds=0.5)
 
 
-def train(folder: Path, steps: int) -> None:
-    """A trainer that trains on whatever it gets."""
+def train(folder: Path, steps: int, signal: bool = True) -> None:
+    """A trainer that trains on whatever it gets, or finds no signal in any of it."""
     port = TrainerPort(folder)
     port.hello(None)
     port.published(0, "00" * 32, 0, [], {})
@@ -39,7 +39,8 @@ def train(folder: Path, steps: int) -> None:
         while isinstance(groups := port.next_groups(step), Waiting):
             assert groups.reason
         ids = [member.trajectory_id for group in groups for member in group.members]
-        port.published(step, f"{step:02x}" * 32, step, ids[:-1], {ids[-1]: "zero_advantage"})
+        trained = len(ids) - 1 if signal else 0
+        port.published(step, f"{step:02x}" * 32, step, ids[:trained], dict.fromkeys(ids[trained:], "no_signal"))
     port.finished()
     port.close()
 
@@ -61,14 +62,14 @@ async def act(link_config: LinkConfig) -> int:
                 return done
 
 
-async def whole_run(folder: Path, **changes: object) -> int:
+async def whole_run(folder: Path, signal: bool = True, **changes: object) -> int:
     """A run of three steps from begin to end; its trajectories that were acknowledged."""
     keys = make_keys(folder / "keys", "actor-0")
     run = make_run(folder, evaluation=("e_1", "e_2"), **changes)
     try:
         async with opened(run, LinkConfig(port=0, files_port=0, keys=keys)) as gateway:
             serving = asyncio.create_task(gateway.serve())
-            trainer = asyncio.create_task(asyncio.to_thread(train, folder, 3))
+            trainer = asyncio.create_task(asyncio.to_thread(train, folder, 3, signal))
             done = await asyncio.wait_for(act(link_to(gateway, keys)), 30)
             await trainer
             gateway.stop()
@@ -93,11 +94,12 @@ def test_a_run_goes_from_evaluation_over_three_steps_to_evaluation(tmp_path: Pat
 
 def test_a_run_whose_groups_never_have_signal_ends_all_the_same(tmp_path: Path) -> None:
     """Each step replaces as many as it may, leaves their tasks out while others are left, and goes on."""
-    done = asyncio.run(whole_run(tmp_path, refill_most=2, retire_after=1, horizon_start=3, horizon_steps=2))
+    horizon = {"horizon_start": 3, "horizon_steps": 2}
+    done = asyncio.run(whole_run(tmp_path, signal=False, refill_most=2, retire_after=1, **horizon))
     assert done == 2 + 3 * (2 + 2) * 2 + 2
     with contextlib.closing(open_database(tmp_path / "ledger.sqlite", read_only=True)) as database:
         found = books(database)
-    assert (found.balanced, found.evaluated, found.dropped["no_signal"]) == (True, 4, 3 * 2 * 2)
+    assert (found.balanced, found.evaluated, found.dropped) == (True, 4, {"no_signal": 3 * 4 * 2})
     lines = [event for event in MetricsReader(tmp_path / "metrics.jsonl").new() if event["event"] == "draws"]
     assert [(line["step"], line["groups"], line["refilled"], line["max_turns"]) for line in lines] == [
         (1, 2, 2, 5),
