@@ -36,8 +36,9 @@ class LearnerConfig(Section):
 
     @property
     def kept_versions(self) -> int:
-        """Published versions that stay: those that may still be sampled from, one being fetched, one to spare."""
-        return self.checkpoints.keep_versions or self.rollout.staleness_bound + 3
+        """Newest versions that stay: those whose tokens may still be trained on, one being fetched, one to spare."""
+        bound = self.rollout.staleness_bound
+        return max(self.checkpoints.keep_versions or bound + 3, bound + 1)
 
     @model_validator(mode="after")
     def parts_agree(self) -> Self:

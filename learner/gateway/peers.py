@@ -6,6 +6,7 @@ after the old one was silent for `silence` seconds; until then it is refused for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -25,6 +26,8 @@ class Peer:
     unclaimed: frozenset[str] = frozenset()  # leases of this name that its first heartbeat must name, or they are free
     left: bool = False
     silent: bool = field(default=False)  # noticed and logged
+    fetching: int = -1  # the version of the last file that it asked for
+    fetched_at: float = -math.inf
 
 
 class Peers:
@@ -60,6 +63,18 @@ class Peers:
             return None
         peer.heard_at = now
         return peer
+
+    def fetches(self, name: str, version: int, now: float) -> None:
+        """Somebody asked for a piece of a version's files."""
+        peer = self._by_name.get(name)
+        if peer is not None:
+            peer.fetching, peer.fetched_at = version, now
+
+    def versions_in_use(self, now: float) -> set[int]:
+        """Versions that live actors sample with, as their heartbeats say, or asked for within the silence limit."""
+        sampled = {peer.heartbeat.policy_version for peer in self.live(now) if peer.heartbeat is not None}
+        fetched = {peer.fetching for peer in self.present if now - peer.fetched_at <= self._silence}
+        return {version for version in sampled | fetched if version >= 0}
 
     def extend_all(self, now: float) -> None:
         """Nobody is silent before the gateway has listened again."""

@@ -70,7 +70,7 @@ class Gateway:
         self._run = run
         self._sockets = sockets
         self._blobs = Blobs(run.folder / "checkpoints")
-        self._desk = TrainerDesk(run)
+        self._desk = TrainerDesk(run, lambda: self.reception.peers.versions_in_use(time.monotonic()))
         self._changed = asyncio.Event()
         self._trainer_waits = ""
         self._trainer_reminder = Reminder(time.monotonic)
@@ -200,6 +200,7 @@ class Gateway:
     def _file_answer(self, name: str, request: Message) -> Message:
         if not isinstance(request, FileRequest):
             return Unreadable(reason=f"{type(request).__name__} does not belong on the files port")
+        self.reception.peers.fetches(name, request.policy_version, time.monotonic())
         chunk = self._blobs.chunk(request)
         if chunk.error:
             log.warning("chunk_missing", actor=name, version=request.policy_version, file=request.name, why=chunk.error)

@@ -5,6 +5,8 @@ As with actors, an answer may leave only after `RunState.commit`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 from common.log import get_logger
 from common.messages import Message
 from learner.gateway.ledger import Version
@@ -29,10 +31,16 @@ Answer = tuple[Message, list[bytes]]  # and trajectories as frames
 
 
 class TrainerDesk:
-    """Answers the trainer."""
+    """Answers the trainer.
 
-    def __init__(self, run: RunState) -> None:
+    Args:
+        run: the run's state.
+        in_use: policy versions that live actors sample with or fetch.
+    """
+
+    def __init__(self, run: RunState, in_use: Callable[[], Collection[int]] = tuple) -> None:
         self._run = run
+        self._in_use = in_use
         self.trainer_is_done = False  # said so since this process began
 
     def answer(self, message: Message) -> Answer:
@@ -86,8 +94,9 @@ class TrainerDesk:
     def _published(self, message: Published) -> Message:
         run = self._run
         version = Version(message.policy_version, message.manifest_digest, message.step)
+        noted = Noted(in_use=tuple(sorted(self._in_use())))
         if run.current == version:
-            return Noted()
+            return noted
         again = run.current is not None and (run.current.version, run.current.step) == (version.version, version.step)
         if version.version <= run.policy_version and not again:
             return Impossible(reason=f"version {version.version} published, current is {run.policy_version}")
@@ -98,4 +107,4 @@ class TrainerDesk:
             run.report_draws(version.step)
         shown = {"trained": len(message.consumed), "passed_over": len(message.dropped)}
         log.info("version_published", policy_version=version.version, step=version.step, **shown)
-        return Noted()
+        return noted

@@ -109,6 +109,9 @@ class Noted(Message):
     """It is in the ledger."""
 
     kind: Literal["noted"] = "noted"
+    in_use: tuple[int, ...] = Field(
+        default=(), description="versions that live actors sample with or fetch, ascending", examples=[(11, 12)]
+    )
 
 
 class Impossible(Message):
@@ -195,10 +198,11 @@ class TrainerPort:
 
     def published(
         self, version: int, manifest_digest: str, step: int, consumed: Sequence[str], dropped: Mapping[str, str]
-    ) -> None:
+    ) -> frozenset[int]:
         """A version is published; what its step trained on, and what it passed over with reasons.
 
         Saying it twice does nothing more. What was handed out for the step and stands in neither counts as dropped.
+        Returns the versions that live actors use, which must not be removed.
         """
         message = Published(
             policy_version=version,
@@ -207,7 +211,7 @@ class TrainerPort:
             consumed=tuple(consumed),
             dropped=dict(dropped),
         )
-        self._expect(Noted, self._ask(message))
+        return frozenset(self._expect(Noted, self._ask(message)).in_use)
 
     def finished(self) -> None:
         """All steps are made: the gateway goes on to the last evaluation."""

@@ -181,8 +181,15 @@ class CheckpointsConfig(Section):
     keep_versions: int | None = Field(
         default=None,
         ge=2,
-        description="newest published versions kept, count; none: the staleness bound + 3",
+        description="newest published versions kept, count; none: the staleness bound + 3; never fewer than that + 1, "
+        "nor what an actor samples with or fetches",
         examples=[8],
+    )
+    keep_hours: float = Field(
+        default=0.0, ge=0, description="published versions younger than this are kept besides, hours", examples=[24.0]
+    )
+    keep_every: int | None = Field(
+        default=None, ge=1, description="every so manieth published version is kept for good; none: none", examples=[10]
     )
     keep_states: int = Field(
         default=2, ge=1, description="newest states of the trainer kept (weights and optimizer), count", examples=[2]

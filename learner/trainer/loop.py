@@ -38,17 +38,18 @@ from common.checkpoint import folder_of, published_versions, read_manifest, veri
 from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import Stopwatch, get_logger
-from common.metrics import MetricsFile
+from common.metrics import MetricsFile, MetricsReader
 from learner.config import LearnerConfig
 from learner.gateway.trainer_port import GroupRecord, Resume, TrainerPort, TrainerWelcome, Waiting
 from learner.run_lock import only_one
 from learner.trainer import resume
 from learner.trainer.advantage import score
+from learner.trainer.card import SHOWN_EVALUATION, model_card
 from learner.trainer.groups import Limits, admit, members_of
 from learner.trainer.model import load_policy
 from learner.trainer.optimizer import Optimizer
-from learner.trainer.publish import manifest_of, probe_tokens, publish_version, retire
-from learner.trainer.resume import TrainerState
+from learner.trainer.publish import Retention, manifest_of, probe_tokens, publish_version, retire
+from learner.trainer.resume import TrainerState, utc_now
 from learner.trainer.update import Update, update
 
 log = get_logger("learner.trainer.loop")  # by name: the module runs as __main__
@@ -65,7 +66,7 @@ class Port(Protocol):
     def next_groups(self, step: int) -> list[GroupRecord] | Waiting: ...
     def published(
         self, version: int, manifest_digest: str, step: int, consumed: Sequence[str], dropped: Mapping[str, str]
-    ) -> None: ...
+    ) -> frozenset[int]: ...
     def finished(self) -> None: ...
 
 
@@ -76,6 +77,7 @@ class Trainer:
         self._run, self._config, self._port = run, config, port
         self._checkpoints, self._states = run.folder / "checkpoints", run.folder / "state"
         self._metrics = MetricsFile(run.folder / "metrics.jsonl")
+        self._reader, self._evaluations = MetricsReader(run.folder / "metrics.jsonl"), dict[str, dict[str, Any]]()
 
     def start(self, *, resumed: bool) -> None:
         """Load the policy, take up or begin the run, and make sure that the gateway knows the current version.
@@ -108,6 +110,7 @@ class Trainer:
                 model=resume.fingerprint(self.policy),
                 step=0,
                 policy_version=0,
+                made_at=utc_now(),
             )
             resume.save_state(self._states, self.state, self.policy, self.optimizer)
         else:
@@ -160,10 +163,12 @@ class Trainer:
             model=self.state.model,
             step=step,
             policy_version=version,
+            made_at=utc_now(),
             consumed=tuple(consumed),
             dropped=dropped,
             skips_in_a_row=self.state.skips_in_a_row + 1 if made.refused else 0,
             figures={"step": step, "policy_version": version, **figures, "seconds": dict(watch.seconds)},
+            evaluations=self._evaluations_so_far(),
         )
         self._keep(watch)
         if self.state.skips_in_a_row >= self._config.optimizer.most_skips:
@@ -212,21 +217,39 @@ class Trainer:
             answers += 1
         return answer
 
+    def _evaluations_so_far(self) -> tuple[dict[str, Any], ...]:
+        """Those that the gateway has written to metrics.jsonl, the newest of each label."""
+        for event in self._reader.new():
+            if event.get("event") == "evaluation":
+                self._evaluations[str(event.get("label"))] = {
+                    name: event[name] for name in SHOWN_EVALUATION if name in event
+                }
+        return tuple(self._evaluations.values())
+
     def _keep(self, watch: Stopwatch) -> None:
         """What was trained reaches the disk, the gateway and metrics.jsonl, in this order."""
         resume.save_state(self._states, self.state, self.policy, self.optimizer)
         watch.lap("save_state")
-        self._tell_version()
+        in_use = self._tell_version()
         watch.lap("publish")
         figures = {**self.state.figures, "seconds": {name: round(s, 4) for name, s in watch.seconds.items()}}
         self._metrics.write("step", **figures)
         shown = ("step", "policy_version", "mean_reward", "loss", "gradient_norm", "seconds")
         log.info("step_made", **{name: figures[name] for name in shown})
         resume.retire_states(self._states, self._config.checkpoints.keep_states)
-        retire(self._checkpoints, self._config.kept_versions, {0} if self.policy.is_adapter else set())
+        retention = Retention(
+            newest=self._config.kept_versions,
+            hours=self._config.checkpoints.keep_hours,
+            every=self._config.checkpoints.keep_every,
+            in_use=in_use | ({0} if self.policy.is_adapter else set()),
+        )
+        retire(self._checkpoints, retention, time.time())
 
-    def _tell_version(self) -> None:
-        """Publish the state's version, unless its folder is there and whole, and tell the gateway (again)."""
+    def _tell_version(self) -> frozenset[int]:
+        """Publish the state's version, unless its folder is there and whole, and tell the gateway (again).
+
+        Returns the versions that actors use.
+        """
         state = self.state
         digest = self._digest_if_whole()
         if digest is None:
@@ -237,8 +260,9 @@ class Trainer:
                 step=state.step,
                 tokens=self._probe,
             )
-            digest = publish_version(self.policy, self._checkpoints, self._start_folder, manifest)
-        self._port.published(state.policy_version, digest, state.step, state.consumed, state.dropped)
+            card = model_card(state, self._config, self._start_folder, adapter=manifest.kind == "adapter")
+            digest = publish_version(self.policy, self._checkpoints, self._start_folder, manifest, card=card)
+        return self._port.published(state.policy_version, digest, state.step, state.consumed, state.dropped)
 
     def _digest_if_whole(self) -> str | None:
         folder = folder_of(self._checkpoints, self.state.policy_version)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, publish, published_versions
 from common.prompt import Prompt
+from learner.trainer.card import CARD
 from learner.trainer.model import DTYPES, Policy
 
 # what a policy needs besides its weights; copied byte by byte, so that no tokenizer is ever written anew
@@ -51,8 +53,16 @@ def probe_tokens(folder: Path, context: int) -> list[int]:
     return tokens[: min(PROBE_TOKENS, context)]
 
 
-def publish_version(policy: Policy, parent: Path, start: Path, manifest: Manifest) -> str:
-    """Write a version's folder below `parent` and return its manifest's digest. `start` is the folder of version 0."""
+def publish_version(policy: Policy, parent: Path, start: Path, manifest: Manifest, *, card: str) -> str:
+    """Write a version's folder below `parent` and return its manifest's digest.
+
+    Args:
+        policy: the parameters.
+        parent: of all versions.
+        start: the folder of version 0, whose tokenizer and generation config every version gets.
+        manifest: but for its files.
+        card: the text of its README.md.
+    """
 
     def write(folder: Path) -> None:
         if manifest.policy_version == 0:
@@ -61,10 +71,11 @@ def publish_version(policy: Policy, parent: Path, start: Path, manifest: Manifes
             adapted: Any = policy.module
             # auto would ask the network whether the base's vocabulary is the original one
             adapted.save_pretrained(str(folder), save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)  # peft's empty form
+            write_companions(start, folder)
         else:
             write_weights(policy, folder)
             write_companions(start, folder)
+        (folder / CARD).write_text(card, encoding="utf-8")  # instead of peft's empty form
 
     return publish(parent, manifest, write)
 
@@ -112,11 +123,30 @@ def write_weights(policy: Policy, folder: Path) -> None:
     file.write_text(json.dumps({**config, "dtype": policy.config.dtype}, indent=2) + "\n", encoding="utf-8")
 
 
-def retire(parent: Path, keep: int, protected: Collection[int]) -> list[int]:
-    """Remove versions older than the newest `keep`, but none of `protected`. Returns what was removed."""
-    removed = [version for version in published_versions(parent)[:-keep] if version not in protected]
-    for version in removed:
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """Which published versions stay. Any one of these keeps a version."""
+
+    newest: int  # count
+    hours: float = 0.0  # age below which a version stays; its manifest's modification time counts
+    every: int | None = None  # versions divisible by it stay for good
+    in_use: Collection[int] = ()  # by actors, or by adapters whose base it is
+
+    def keeps(self, version: int, age: float) -> bool:
+        """Whether a version of this age in hours, not one of the newest, stays."""
+        milestone = self.every is not None and version % self.every == 0
+        return milestone or age < self.hours or version in self.in_use
+
+
+def retire(parent: Path, retention: Retention, now: float) -> list[int]:
+    """Remove the versions that nothing keeps; `now` in seconds since 1970. Returns what was removed."""
+    removed = []
+    for version in published_versions(parent)[: -retention.newest]:
         folder = folder_of(parent, version)
+        age = (now - (folder / MANIFEST).stat().st_mtime) / 3600
+        if retention.keeps(version, age):
+            continue
+        removed.append(version)
         (folder / MANIFEST).unlink()  # first, so that what is left after a crash is not a version
         shutil.rmtree(folder)
     return removed

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,7 @@ class TrainerState(BaseModel):
     model: str = Field(description="digest of the trained parameters' names and shapes", examples=["ab" * 32])
     step: int = Field(ge=0, description="steps made, count", examples=[12])
     policy_version: int = Field(ge=0, description="version that these weights are", examples=[12])
+    made_at: str = Field(default="", description="when the step was made, UTC", examples=["2026-01-01 12:00:00"])
     consumed: tuple[str, ...] = Field(
         default=(), description="trajectories that this step trained on", examples=[("g1.0.0",)]
     )
@@ -50,6 +52,11 @@ class TrainerState(BaseModel):
     )
     figures: dict[str, Any] = Field(
         default={}, description="the step's line in metrics.jsonl", examples=[{"step": 12, "loss": -0.03}]
+    )
+    evaluations: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        description="evaluations so far, for the model card",
+        examples=[({"label": "before.t0", "tgc": 0.4},)],
     )
     files: dict[str, FileEntry] = Field(default={}, description="the tensors' files")
 
@@ -139,6 +146,11 @@ def clear_drafts(parent: Path) -> None:
     for folder in [*parent.glob(".draft-*"), *parent.glob("step*"), *parent.glob("v*")]:
         if not any((folder / name).is_file() for name in (STATE, "manifest.json")):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def utc_now() -> str:
+    """The time, as a state keeps it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
 
 
 def fingerprint(policy: Policy) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from gateway_builders import make_hello
 
-from common.messages import Refused
+from common.messages import Heartbeat, Refused
 from learner.gateway.peers import Peer, Peers
 
 
@@ -74,3 +74,21 @@ def test_silence_is_told_once():
     assert [peer.name for peer in peers.newly_silent(6.1)] == ["actor-0"]
     assert peers.newly_silent(6.2) == []
     assert peers.live(6.2) == []
+
+
+def test_versions_that_live_actors_sample_with_or_fetch_are_in_use():
+    peers = Peers(silence=6.0)
+    for name, version in (("actor-0", 3), ("actor-1", 5), ("actor-2", -1), ("actor-3", None)):
+        peers.hello(name, make_hello(name), name.encode(), 0.0, connected)
+        if version is not None:
+            peers.hear(name, name.encode(), 0.0).heartbeat = Heartbeat(
+                policy_version=version, episodes=0, tokens_per_second=0.0, spooled=0
+            )
+    assert peers.versions_in_use(1.0) == {3, 5}
+    peers.fetches("actor-2", 4, 1.0)
+    peers.fetches("nobody", 9, 1.0)
+    assert peers.versions_in_use(1.0) == {3, 4, 5}
+    # one leaves, one falls silent, one still fetches
+    peers.hear("actor-0", b"actor-0", 5.0).left = True
+    peers.fetches("actor-2", 4, 8.0)
+    assert peers.versions_in_use(8.0) == {4}

@@ -125,11 +125,12 @@ async def serving(folder: Path, *actors: str, **changes: object) -> AsyncIterato
         run.close()
 
 
-def publish_first(folder: Path) -> None:
+def publish_first(folder: Path) -> frozenset[int]:
     port = TrainerPort(folder)
     port.hello(None)
-    port.published(0, "00" * 32, 0, [], {})
+    in_use = port.published(0, "00" * 32, 0, [], {})
     port.close()
+    return in_use
 
 
 def beat(*lease_ids: str) -> Heartbeat:
@@ -154,6 +155,20 @@ def test_a_second_actor_of_one_name_waits_until_the_first_is_gone(tmp_path: Path
                 assert not connecting.done()
                 await first.close()  # as when its process is killed: the connection is gone
                 await connecting
+
+    run_within(check())
+
+
+def test_the_trainer_hears_which_versions_actors_use(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path, "actor-0") as (_, link, keys), actor_link(link) as actor:
+            await actor.connect()
+            assert await asyncio.to_thread(publish_first, tmp_path) == frozenset()
+            await actor.request(beat().model_copy(update={"policy_version": 7}))
+            files = FileLink(link, actor_keys(keys, "actor-0"))
+            assert (await files.fetch(4, "manifest.json", 0, 10)).error
+            await files.close()
+            assert await asyncio.to_thread(publish_first, tmp_path) == {4, 7}
 
     run_within(check())
 

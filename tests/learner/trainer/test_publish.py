@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.checkpoint import folder_of, published_versions, verify
 from common.errors import UsageError
+from learner.config import LearnerConfig
 from learner.trainer.config import ModelConfig
 from learner.trainer.model import load_policy
-from learner.trainer.publish import COMPANIONS, manifest_of, probe_tokens, publish_version, retire
+from learner.trainer.publish import COMPANIONS, Retention, manifest_of, probe_tokens, publish_version, retire
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def publish(policy, parent, start, version, step=None):
     manifest = manifest_of(
         policy, run_id="r", policy_version=version, step=version if step is None else step, tokens=tokens
     )
-    return publish_version(policy, parent, start, manifest)
+    return publish_version(policy, parent, start, manifest, card=f"# version {version}\n")
 
 
 def probe_by_transformers(model, manifest):
@@ -68,7 +70,11 @@ def test_an_adapter_version_loads_through_peft_on_version_0_and_scores_the_probe
     shake(policy)
     manifest = verify(folder_of(tmp_path, 1), publish(policy, tmp_path, start, 1))
     assert (manifest.kind, manifest.base_version) == ("adapter", 0)
-    assert sorted(manifest.files) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "generation_config.json"} < {
+        *manifest.files
+    }
+    assert "model.safetensors" not in manifest.files
+    assert len(AutoTokenizer.from_pretrained(folder_of(tmp_path, 1))) == len(AutoTokenizer.from_pretrained(start))
     base = AutoModelForCausalLM.from_pretrained(folder_of(tmp_path, 0))
     without = probe_by_transformers(base, manifest)
     assert_scores_the_probe(PeftModel.from_pretrained(base, folder_of(tmp_path, 1)), manifest)
@@ -88,13 +94,14 @@ def test_version_0_is_the_start_file_by_file(start, tmp_path, training):
     policy = load(start, training=training)
     manifest = verify(folder_of(tmp_path, 0), publish(policy, tmp_path, start, 0))
     assert manifest.kind == "full"
-    for name in manifest.files:
+    for name in manifest.files.keys() - {"README.md"}:
         assert (folder_of(tmp_path, 0) / name).read_bytes() == (start / name).read_bytes()
     assert_scores_the_probe(AutoModelForCausalLM.from_pretrained(folder_of(tmp_path, 0)), manifest)
 
 
-def test_tokenizer_and_generation_config_are_copied_unchanged(start, tmp_path):
-    policy = load(start)
+@pytest.mark.parametrize("training", ["full", "lora"])
+def test_tokenizer_and_generation_config_are_copied_unchanged(start, tmp_path, training):
+    policy = load(start, training=training)
     publish(policy, tmp_path, start, 1)
     copied = [name for name in COMPANIONS if (folder_of(tmp_path, 1) / name).exists()]
     assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json"} <= set(copied)
@@ -127,11 +134,39 @@ def test_the_probe_fits_a_short_context(start):
     assert len(probe_tokens(start, 16)) == 16
 
 
-def test_old_versions_are_retired_but_never_the_base_of_adapters(start, tmp_path):
-    policy = load(start)
-    for version in range(6):
-        publish(policy, tmp_path, start, version)
-    assert retire(tmp_path, 3, protected={0}) == [1, 2]
-    assert published_versions(tmp_path) == [0, 3, 4, 5]
-    assert retire(tmp_path, 3, protected=set()) == [0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["v000003", "v000004", "v000005"]
+def make_versions(parent, *, ages):
+    """Folders of versions 0, 1, ... whose manifests are so many hours old at the time 10**9."""
+    for version, hours in enumerate(ages):
+        folder = folder_of(parent, version)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+        os.utime(folder / "manifest.json", (0, NOW - 3600 * hours))
+
+
+NOW = 1e9
+
+
+@pytest.mark.parametrize(
+    ("retention", "kept"),
+    [
+        (Retention(newest=3), [3, 4, 5]),
+        (Retention(newest=3, in_use={0}), [0, 3, 4, 5]),  # the base of adapters
+        (Retention(newest=2, in_use={1, 5}), [1, 4, 5]),
+        (Retention(newest=1, hours=3.5), [3, 4, 5]),
+        (Retention(newest=4, hours=3.5), [2, 3, 4, 5]),
+        (Retention(newest=1, every=2), [0, 2, 4, 5]),
+        (Retention(newest=1, hours=1.5, every=4, in_use={2}), [0, 2, 4, 5]),
+    ],
+)
+def test_a_version_stays_for_any_of_count_age_use_and_number(tmp_path, retention, kept):
+    make_versions(tmp_path, ages=[6, 5, 4, 3, 1, 0])
+    assert retire(tmp_path, retention, NOW) == [version for version in range(6) if version not in kept]
+    assert published_versions(tmp_path) == kept
+    assert len(list(tmp_path.iterdir())) == len(kept)
+    assert retire(tmp_path, retention, NOW) == []
+
+
+@pytest.mark.parametrize(("bound", "keep", "stay"), [(0, None, 3), (4, None, 7), (4, 9, 9), (4, 2, 5)])
+def test_every_version_within_the_staleness_bound_stays(bound, keep, stay):
+    tree = {"rollout": {"staleness_bound": bound}, "checkpoints": {"keep_versions": keep}}
+    assert LearnerConfig.model_validate(tree).kept_versions == stay

@@ -1,5 +1,6 @@
 """The wiring against a gateway that is a Python object: what it is told, what is written, what restarts make of it."""
 
+import itertools
 import json
 import os
 import shutil
@@ -195,6 +196,13 @@ def test_old_versions_and_states_are_removed(base, tmp_path):
     assert sorted(folder.name for folder in (tmp_path / "state").iterdir()) == ["step000005", "step000006"]
 
 
+def test_versions_that_actors_use_stay(base, tmp_path):
+    gateway = FakeGateway(fresh_groups(6))
+    gateway.in_use = frozenset({1, 3})
+    train(tmp_path, make_config(base, steps=6, bound=0), gateway=gateway)
+    assert published_versions(tmp_path / "checkpoints") == [1, 3, 4, 5, 6]
+
+
 def fresh_groups(steps):
     return {step: random_groups(step, version=step - 1) for step in range(1, steps + 1)}
 
@@ -228,10 +236,21 @@ def test_a_run_resumed_in_another_process_ends_bit_for_bit_as_if_it_had_not_stop
         stopped, straight = tmp_path / training / "stopped", tmp_path / training / "straight"
         for file in ("state/step000006/weights.safetensors", "state/step000006/optimizer.safetensors"):
             assert same_bits(load_file(stopped / file), load_file(straight / file))
-        digests = [read_manifest(folder_of(run / "checkpoints", 6))[1] for run in (stopped, straight)]
-        assert digests[0] == digests[1]
+        files = [read_manifest(folder_of(run / "checkpoints", 6))[0].files for run in (stopped, straight)]
+        for each in files:
+            each.pop("README.md")  # says when it was made
+        assert files[0] == files[1]
 
 
+@pytest.fixture
+def clock_stands_still():
+    """Two runs made at the same time have the same model cards, and so the same digests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("learner.trainer.loop.utc_now", lambda: "2026-01-02 03:04:05")
+        yield
+
+
+@pytest.mark.usefixtures("clock_stands_still")
 @pytest.mark.parametrize("where", ["before the state", "before the version", "before the word"])
 @pytest.mark.parametrize("at_step", [0, 2])
 def test_a_crash_anywhere_in_a_step_neither_loses_nor_repeats_it(base, tmp_path, monkeypatch, where, at_step):
@@ -284,7 +303,9 @@ def test_the_version_of_a_state_is_told_again_and_not_published_again(base, tmp_
     assert second.is_finished
 
 
-def test_a_damaged_version_is_published_again_from_its_state(base, tmp_path):
+def test_a_damaged_version_is_published_again_from_its_state_with_the_digest_it_had(base, tmp_path, monkeypatch):
+    times = itertools.count()
+    monkeypatch.setattr("learner.trainer.loop.utc_now", lambda: f"time {next(times)}")
     _, first = train(tmp_path, make_config(base, steps=2))
     weights = folder_of(tmp_path / "checkpoints", 2) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"1234")

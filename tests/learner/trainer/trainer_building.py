@@ -170,6 +170,7 @@ class FakeGateway:
         self.told: list[tuple[int, str, int, tuple[str, ...], dict[str, str]]] = []
         self.resumed: list[Resume | None] = []
         self.is_finished = False
+        self.in_use: frozenset[int] = frozenset()  # versions that actors are said to use
 
     def hello(self, resume: Resume | None) -> TrainerWelcome:
         self.resumed.append(resume)
@@ -183,8 +184,9 @@ class FakeGateway:
 
     def published(
         self, version: int, manifest_digest: str, step: int, consumed: Sequence[str], dropped: Mapping[str, str]
-    ) -> None:
+    ) -> frozenset[int]:
         self.told.append((version, manifest_digest, step, tuple(consumed), dict(dropped)))
+        return self.in_use
 
     def finished(self) -> None:
         self.is_finished = True
