@@ -1,4 +1,4 @@
-"""`loop learner`: the command line of a run's learner and of the warm start: parses, checks, hands to parent.py."""
+"""`loop learner`: the command line of a run's learner, of the warm start, of the export: parses, checks, hands on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from learner.config import LearnerConfig
 
 USAGE = """usage: loop learner [--config FILE] [--resume] [--dry-run] [--section.key value ...]
        loop learner warm-start [--help]
+       loop learner export RUN_OR_VERSION --out DIR [--help]
 
 The learner of a run: hands out leases, trains on what comes back, publishes versions."""
 FLAGS = {
@@ -18,13 +19,14 @@ FLAGS = {
     "dry-run": "check configuration, model folder (weights may lack) and task lists; print the configuration and an "
     "estimate of the memory; start nothing",
 }
+COMMANDS = {"warm-start": "learner.warm_start.make", "export": "learner.trainer.export"}
 SECTIONS: dict[str, type[Section]] = {"run": RunConfig, "link": LinkConfig, "learner": LearnerConfig}
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command. Raises UsageError and RunError."""
-    if argv and argv[0] == "warm-start":
-        code: int = importlib.import_module("learner.warm_start.make").main(argv[1:])
+    if argv and argv[0] in COMMANDS:
+        code: int = importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
         return code
     resolved, flags = parse_command_line(SECTIONS, argv, usage=USAGE, flags=FLAGS)
     # imported when used: `--help` does without them
