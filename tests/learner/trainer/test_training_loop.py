@@ -275,7 +275,7 @@ def test_a_crash_anywhere_in_a_step_neither_loses_nor_repeats_it(base, tmp_path,
         def published(version, digest, step, *rest):
             if step == at_step:
                 raise Killed
-            said(version, digest, step, *rest)
+            return said(version, digest, step, *rest)
 
         gateway.published = published
     with pytest.raises(Killed):
