@@ -16,7 +16,8 @@ the right, observations out of the loss by its tool_mask, advantages and old log
 as it is. Its generation is not part of it. Loss type `grpo` (mean over a trajectory's tokens, then over trajectories)
 is our aggregation `trajectory_mean`: loss and gradient norm, which are printed, must agree among all contestants.
 
-Tokens are those of the trajectories, without padding, for all contestants. Peak memory is the process's highest
+Tokens are those of the trajectories, without padding, for all contestants. Beside other work on the machine, compare
+processor seconds: the wall's are the neighbours' too. Peak memory is the process's highest
 resident memory in the update less what it held before; weights and moments are there before, gradients are not.
 
 TRL stands in tests/bench/requirements.txt: `pip install --no-deps -r tests/bench/requirements.txt` beside the project's
@@ -46,28 +47,25 @@ TRL = {
 }
 DEFAULT = (*OURS, "trl", "trl_accumulated")  # the stored ones take many times the memory: name them in --only
 CLIP, CLIP_NORM, RATE, BETAS, EPSILON = 0.2, 0.05, 1e-6, (0.9, 0.95), 1e-5
+OBJECTIVE = {
+    "objective": {"aggregation": "trajectory_mean", "clip": CLIP},
+    "optimizer": {
+        "learning_rate": RATE,
+        "clip_norm": CLIP_NORM,
+        "beta1": BETAS[0],
+        "beta2": BETAS[1],
+        "epsilon": EPSILON,
+    },
+}
 
 
 def ours(folder, made, warm, options, repeats):
     """The learner's own step; `options` of its sections model and batch."""
-    from learner.config import LearnerConfig
-    from learner.trainer.config import BatchConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
-    from learner.trainer.model import load_policy
-    from learner.trainer.optimizer import Optimizer
-    from learner.trainer.update import update
-
-    config = LearnerConfig(
-        model=ModelConfig(path=folder, device="cpu", recompute_activations=options.get("recompute_activations", False)),
-        batch=BatchConfig(**{name: value for name, value in options.items() if name in BatchConfig.model_fields}),
-        objective=ObjectiveConfig(aggregation="trajectory_mean", clip=CLIP),
-        optimizer=OptimizerConfig(
-            learning_rate=RATE, clip_norm=CLIP_NORM, beta1=BETAS[0], beta2=BETAS[1], epsilon=EPSILON
-        ),
-    )
-    policy = load_policy(config.model, folder, 0)
-    optimizer = Optimizer(policy.trainable(), config.optimizer)
+    policy, optimizer, config = building.learner(folder, options, **OBJECTIVE)
 
     def step(trajectories):
+        from learner.trainer.update import update
+
         told = update(policy, optimizer, trajectories, config, step=1, policy_version=0, seed=1)
         return {"loss": round(told.loss, 6), "gradient_norm": round(told.gradient_norm, 5)}
 
@@ -219,6 +217,9 @@ def compared(contestants):
     return {
         f"{name}/{other}": {
             "tokens_per_second": round(measured[other]["seconds"] / measured[name]["seconds"], 2),
+            "tokens_per_processor_second": round(
+                measured[other]["processor_seconds"] / measured[name]["processor_seconds"], 2
+            ),
             "peak_memory": round(measured[name]["peak_megabytes"] / max(measured[other]["peak_megabytes"], 0.1), 3),
         }
         for name in ("ours", "ours_lean")
@@ -249,7 +250,7 @@ def main():
         print(json.dumps(result))
     else:
         for name, figures in result["against"].items():
-            print(f"{name:32} {figures['tokens_per_second']:8} x tokens/s {figures['peak_memory']:8} x memory")
+            print(f"{name:32} {figures['tokens_per_second']:8} x tokens/s {figures['peak_memory']:8} x peak memory")
 
 
 if __name__ == "__main__":

@@ -116,6 +116,22 @@ def scored(made):
     return result
 
 
+def learner(folder, options, device="cpu", **sections):
+    """The learner's policy, optimizer and configuration; `options` are of its sections model and batch."""
+    from learner.config import LearnerConfig
+    from learner.trainer.config import BatchConfig, ModelConfig
+    from learner.trainer.model import load_policy
+    from learner.trainer.optimizer import Optimizer
+
+    def of(section):
+        return {name: value for name, value in options.items() if name in section.model_fields}
+
+    model = ModelConfig(path=folder, device=device, **of(ModelConfig))
+    config = LearnerConfig(model=model, batch=BatchConfig(**of(BatchConfig)), **sections)
+    policy = load_policy(model, Path(folder), 0)
+    return policy, Optimizer(policy.trainable(), config.optimizer), config
+
+
 def resident_megabytes(name="VmRSS"):
     """Of this process, from the kernel: VmRSS now, VmHWM at its highest."""
     text = Path("/proc/self/status").read_text(encoding="utf-8")
