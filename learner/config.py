@@ -12,6 +12,7 @@ from learner.trainer.config import (
     BatchConfig,
     CheckpointsConfig,
     CorrectionConfig,
+    DiagnosticsConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -31,6 +32,7 @@ class LearnerConfig(Section):
     )
     optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW and its schedule")
     checkpoints: CheckpointsConfig = Field(default=CheckpointsConfig(), description="what stays on the disk")
+    diagnostics: DiagnosticsConfig = Field(default=DiagnosticsConfig(), description="what is measured besides")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="what is evaluated")
     warm_start: WarmStartConfig = Field(default=WarmStartConfig(), description="a model to start from")
 

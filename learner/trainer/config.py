@@ -194,3 +194,17 @@ class CheckpointsConfig(Section):
     keep_states: int = Field(
         default=2, ge=1, description="newest states of the trainer kept (weights and optimizer), count", examples=[2]
     )
+
+
+class DiagnosticsConfig(Section):
+    """What is measured besides the figures that every step gives."""
+
+    recomputed_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of a step's trajectories, rounded up, whose log-probs are recomputed under the versions "
+        "that sampled them, to tell staleness from engine mismatch; a step then reads the trained weights from the "
+        "disk once for each version in use; 0: none",
+        examples=[0.05],
+    )

@@ -43,13 +43,14 @@ from learner.config import LearnerConfig
 from learner.gateway.trainer_port import GroupRecord, Resume, TrainerPort, TrainerWelcome, Waiting
 from learner.run_lock import only_one
 from learner.trainer import resume
-from learner.trainer.advantage import score
+from learner.trainer.advantage import Scored, score
 from learner.trainer.card import SHOWN_EVALUATION, model_card
 from learner.trainer.groups import Limits, admit, members_of
 from learner.trainer.model import load_policy
 from learner.trainer.optimizer import Optimizer
 from learner.trainer.publish import Retention, manifest_of, probe_tokens, publish_version, retire
 from learner.trainer.resume import TrainerState, utc_now
+from learner.trainer.retained import Kept, recompute
 from learner.trainer.update import Update, update
 
 log = get_logger("learner.trainer.loop")  # by name: the module runs as __main__
@@ -191,6 +192,7 @@ class Trainer:
         if not scored:
             log.warning("step_without_signal", step=step, passed_over=len(dropped))
             return Update(), [], dropped
+        recomputed = self._recompute(step, scored)
         made = update(
             self.policy,
             self.optimizer,
@@ -200,6 +202,7 @@ class Trainer:
             policy_version=self.state.policy_version,
             seed=self._run.seed,
         )
+        made.recomputed = recomputed
         ids = [one.trajectory.trajectory_id for one in scored]
         if made.refused:
             shown = {"loss": made.refused_loss, "gradient_norm": made.refused_norm}
@@ -207,6 +210,14 @@ class Trainer:
         if made.optimizer_steps:
             return made, ids, dropped
         return made, [], {**dropped, **dict.fromkeys(ids, "not_finite")}
+
+    def _recompute(self, step: int, scored: Sequence[Scored]) -> dict[str, Any]:
+        """Staleness told from mismatch, before the step; the newest state holds the weights as they are."""
+        state = resume.newest_state(self._states)
+        assert state is not None
+        kept = Kept(self._checkpoints, state / resume.WEIGHTS)
+        now = {"step": step, "policy_version": self.state.policy_version, "seed": self._run.seed}
+        return recompute(self.policy, scored, self._config, kept, **now)
 
     def _wait_for_groups(self, step: int) -> list[GroupRecord]:
         said, answers = "", 0
@@ -301,6 +312,7 @@ def step_figures(
         "learning_rate": made.learning_rate,
         "lags": lags,
         "ratios": diagnostics,
+        "recomputed": made.recomputed,
     }
     return {name: _finite(value) for name, value in figures.items()}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class Update:
     learning_rate: float = 0.0
     forward_tokens: int = 0  # through the model, over all epochs
     record: TokenRecord = field(default_factory=TokenRecord)
+    recomputed: dict[str, Any] = field(default_factory=dict)  # figures of mismatch.py
 
 
 def update(
