@@ -63,7 +63,7 @@ class History:
                     for value in self.policy.trainable().values():
                         value.add_(0.03 * torch.randn(value.shape, generator=noise))
             manifest = manifest_of(self.policy, run_id="r", policy_version=version, step=version, tokens=tokens)
-            publish_version(self.policy, self.checkpoints, self.base, manifest)
+            publish_version(self.policy, self.checkpoints, self.base, manifest, card="")
         self.save(step=NOW)
 
     def save(self, step):
