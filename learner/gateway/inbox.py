@@ -8,7 +8,7 @@ from __future__ import annotations
 from common.messages import Trajectory
 from learner.gateway.leases import LeaseBook, Verdict
 from learner.gateway.ledger import Ledger
-from learner.gateway.records import ARRIVED, LeaseRecord
+from learner.gateway.records import LeaseRecord
 
 MAX_DETAIL = 300
 
@@ -54,8 +54,8 @@ class Inbox:
     def _judge(self, actor: str, trajectory: Trajectory, record: LeaseRecord | None) -> Verdict:
         if record is None:
             return self._judge_unknown(trajectory.trajectory_id)
-        if record.state in ARRIVED:
-            return Verdict("duplicate", f"it is {record.state}")
+        if record.reward is not None:  # it is journalled, whatever came of it since
+            return Verdict("duplicate", f"it is {record.state} {record.reason}".rstrip())
         if record.actor != actor or not self._book.may_arrive(record):
             return Verdict("fenced", f"leased to {record.actor}, {record.state} {record.reason}".rstrip())
         if trajectory.lease != record.lease or trajectory.trajectory_id != trajectory.lease.lease_id:
@@ -83,4 +83,6 @@ class Inbox:
         if known is None:
             return Verdict("invalid", "no such lease was granted")
         state, reason = known
-        return Verdict("duplicate", f"it is {state}") if state in ARRIVED else Verdict("fenced", f"dropped: {reason}")
+        if self._ledger.has_arrived(trajectory_id):
+            return Verdict("duplicate", f"it is {state} {reason}".rstrip())
+        return Verdict("fenced", f"dropped: {reason}")

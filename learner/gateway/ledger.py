@@ -254,6 +254,11 @@ class Ledger:
         """Trajectories journalled so far, count."""
         return int(self._database.execute("SELECT COUNT(*) FROM trajectories").fetchone()[0])
 
+    def has_arrived(self, trajectory_id: str) -> bool:
+        """Whether a trajectory is journalled."""
+        query = "SELECT 1 FROM trajectories WHERE trajectory_id=?"
+        return self._database.execute(query, (trajectory_id,)).fetchone() is not None
+
     def frames(self, trajectory_ids: Iterable[str]) -> list[bytes]:
         """Journalled frames, in the order asked for."""
         return [

@@ -60,6 +60,16 @@ def test_a_duplicate_is_known_after_its_group_has_left_the_book(run):
     assert send(run, trajectories[0]) == ("duplicate", "it is trained")
 
 
+def test_a_second_sending_of_what_was_dropped_since_is_a_duplicate_too(tmp_path: Path):
+    """Its ack got lost, and its group, without signal, was replaced meanwhile."""
+    run = make_run(tmp_path, groups_per_step=1, group_size=2, refill_most=1)
+    publish(run, 0)
+    trajectories = [make_trajectory(lease_to(run)), make_trajectory(lease_to(run))]
+    assert [send(run, trajectory) for trajectory in trajectories] == [("ok", "")] * 2
+    assert send(run, trajectories[0]) == ("duplicate", "it is dropped no_signal")
+    run.close()
+
+
 def test_a_result_of_an_older_epoch_is_fenced(run):
     old = lease_to(run)
     run.book.expire(now=1e6)

@@ -18,6 +18,7 @@ from common.config import LinkConfig
 from common.link import ActorLink
 from common.messages import Ack, LeaseGrant, LeaseRequest
 from learner.gateway import books
+from learner.gateway.draw import RolloutConfig, TaskDraw
 from learner.gateway.ledger import open_database
 from learner.gateway.trainer_port import Resume, TrainerPort, Waiting
 
@@ -30,14 +31,19 @@ class Process:
     def __init__(self, folder: Path, **link: object) -> None:
         self.folder = folder
         (folder / "train.txt").write_text("\n".join(TASKS))
-        rollout = {"train_tasks": str(folder / "train.txt"), "steps": 50, "groups_per_step": 2, "group_size": 2}
-        tree = {
-            "run": {"folder": str(folder)},
-            "link": {"port": 0, "files_port": 0, "keys": str(folder / "keys"), "heartbeat_seconds": 0.2, **link},
-            "learner": {"rollout": {**rollout, "staleness_bound": 50}},
-        }
-        (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+        self.link_options = {"port": 0, "files_port": 0, "keys": str(folder / "keys"), "heartbeat_seconds": 0.2, **link}
+        self.configure()
         self.process: subprocess.Popen[str] | None = None
+
+    def configure(self, **rollout: object) -> None:
+        """Write its config file; before `start`."""
+        options = {"train_tasks": str(self.folder / "train.txt"), "steps": 50, "groups_per_step": 2, "group_size": 2}
+        tree = {
+            "run": {"folder": str(self.folder)},
+            "link": self.link_options,
+            "learner": {"rollout": {**options, "staleness_bound": 50, **rollout}},
+        }
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(tree))
 
     def start(self) -> subprocess.Popen[str]:
         arguments = ["-m", "learner.gateway.service", "--config", str(self.folder / "config.yaml")]
@@ -100,7 +106,13 @@ def train(folder: Path, kills: list[asyncio.Event], loop: asyncio.AbstractEventL
     return trained
 
 
-def test_nothing_acknowledged_is_lost_and_nothing_trained_twice_when_the_gateway_is_killed(gateway, monkeypatch):
+@pytest.mark.parametrize(
+    "options", [{}, {"staleness_bound": 1, "refill_most": 1, "retire_after": 1}], ids=["plain", "refill-and-retire"]
+)
+def test_nothing_acknowledged_is_lost_and_nothing_trained_twice_when_the_gateway_is_killed(
+    gateway, monkeypatch, options
+):
+    gateway.configure(**options)
     monkeypatch.setattr("learner.gateway.trainer_port.ANSWER_WITHIN", 0.5)
     acknowledged: dict[str, str] = {}
 
@@ -128,12 +140,17 @@ def test_nothing_acknowledged_is_lost_and_nothing_trained_twice_when_the_gateway
     with open_database(gateway.folder / "ledger.sqlite", read_only=True) as database:
         held = {row[0] for row in database.execute("SELECT trajectory_id FROM trajectories")}
         states = dict(database.execute("SELECT lease_id, state FROM leases"))
+        drawn = database.execute("SELECT number, task_id FROM groups ORDER BY number").fetchall()
         found = books.books(database)
     database.close()
     assert set(acknowledged) <= held
     assert {states[lease_id] for lease_id in trained} == {"trained"}
     assert found.balanced, found
     assert found.trained == len(trained)
+    draw = TaskDraw(TASKS, 1, RolloutConfig())
+    assert drawn == [(number, draw.task(number)) for number, _ in drawn], "each task once an epoch, in its order"
+    assert options or drawn[-1][0] + 1 == len(drawn), "left-out tasks leave gaps, and nothing else does"
+    assert found.dropped.get("no_signal", 0) >= 2 * 12 * bool(options)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
