@@ -3,8 +3,10 @@
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import statistics
+import subprocess
 import sys
 import time
 
@@ -100,8 +102,8 @@ def assert_ended_alike(folder, reference, steps):
     ("kills", "steps", "training"),
     [
         (3, 8, "lora"),
-        pytest.param(24, 80, "full", marks=pytest.mark.slow),
-        pytest.param(24, 80, "lora", marks=pytest.mark.slow),
+        pytest.param(24, 60, "full", marks=pytest.mark.slow),
+        pytest.param(24, 60, "lora", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_killed_at_random_instants_ends_bit_for_bit_as_one_that_was_not(tmp_path, kills, steps, training):
@@ -111,3 +113,45 @@ def test_a_run_killed_at_random_instants_ends_bit_for_bit_as_one_that_was_not(tm
     assert_ended_alike(folder, reference, steps)
     first, *_, last = (state_after(reference, step)[0] for step in range(steps + 1))
     assert not all(torch.equal(first[name], last[name]) for name in last)
+
+
+def go_on(parent, folder):
+    """`loop learner --resume`, which starts gateway and trainer itself."""
+    words = ["--config", str(parent / "config.yaml"), "--run.folder", str(folder), "--resume"]
+    with (folder / "learner.out").open("ab") as output:
+        return subprocess.Popen([sys.executable, "-m", "common.cli", "learner", *words], stdout=output, stderr=output)
+
+
+def until(condition, process):
+    while not condition():
+        assert process.poll() is None, f"ended with {process.returncode}"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_whole_learner_killed_and_started_again_ends_bit_for_bit_as_one_that_was_not(tmp_path):
+    """Its parent is killed, or its trainer, or all three; those left end by themselves, and the next waits for them."""
+    steps = 24
+    parent = make_journalled_run(tmp_path, steps=steps)
+    reference, seconds = straight(parent)
+    folder = shutil.copytree(parent / "journalled", parent / "killed")
+    draw = random.Random(2)
+    for victims in (("trainer",), ("learner",), ("gateway", "trainer", "learner"), ("learner",)):
+        loaded, made = (len(events(folder, "trainer", name)) for name in ("model_loaded", "step_made"))
+        learner = go_on(parent, folder)
+        try:
+            until(lambda before=loaded: len(events(folder, "trainer", "model_loaded")) > before, learner)
+            more = made + draw.choice([0, 1, 2])
+            until(lambda enough=more: len(events(folder, "trainer", "step_made")) >= enough, learner)
+            time.sleep(draw.uniform(0.0, 1.5 * statistics.median(seconds)))
+            pids = {entry["name"]: entry["pid"] for entry in events(folder, "learner", "process_started")}
+            for name in victims:
+                os.kill(learner.pid if name == "learner" else pids[name], signal.SIGKILL)
+            assert learner.wait(60) == (-signal.SIGKILL if "learner" in victims else 1)
+        finally:
+            learner.kill()
+            learner.wait()
+    # to its end; and once more, when there is nothing left to do
+    for _ in range(2):
+        assert go_on(parent, folder).wait(600) == 0
+    assert_ended_alike(folder, reference, steps)
