@@ -170,5 +170,6 @@ def state_after(folder: Path, step: int) -> tuple[dict, dict, dict]:
     """Weights, moments and figures of a state; of the figures all but what a clock said."""
     where = folder_of_step(folder / "state", step)
     state = read_state(where).model_dump(exclude={"files", "made_at"})
-    state["figures"].pop("seconds", None)
+    for figures in (state["figures"], state["figures"].get("recomputed", {})):
+        figures.pop("seconds", None)
     return load_file(where / WEIGHTS), load_file(where / MOMENTS), state
