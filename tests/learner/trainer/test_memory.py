@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.profiler import ProfilerActivity, profile
 from trainer_building import make_model_folder, random_trajectory
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
@@ -21,6 +22,8 @@ from learner.trainer.batch import make_micro_batch
 from learner.trainer.config import BatchConfig, LoraSettings, ModelConfig
 from learner.trainer.memory import block_bytes, ends_bytes, estimate, read_shape, stream_bytes
 from learner.trainer.model import load_policy
+from learner.trainer.optimizer import Optimizer
+from learner.trainer.update import update
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = {"vocab_size": 500, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3}
@@ -233,3 +236,31 @@ def test_each_config_fits_the_gpus_that_it_is_for(config, shape, processes, giga
         processes=processes,
     )
     assert made.total < gigabytes * 1e9
+
+
+def peak_of_tensors(work, file):
+    """Most bytes that tensors held at a time within `work`, of those made in it, as torch's profiler tells."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    recorded.export_chrome_trace(str(file))
+    events = [event for event in json.loads(file.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+    return int(np.cumsum(changes).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("training", ["full", "lora"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_an_update_needs_at_most_the_estimate_and_at_least_seven_tenths_of_it(recompute, training, dtype, tmp_path):
+    policy, model = a_policy(tmp_path, "qwen2", training=training, dtype=dtype, recompute_activations=recompute)
+    config = LearnerConfig(model=model, batch=BatchConfig(micro_batch_tokens=600, log_prob_chunk=64))
+    optimizer, rng = Optimizer(policy.trainable(), config.optimizer), np.random.default_rng(0)
+    scored = [Scored(random_trajectory(rng, f"g{k}.0.0", length=200), 1.0) for k in range(6)]
+
+    def step():
+        update(policy, optimizer, scored, config, step=1, policy_version=0, seed=1)
+
+    step()  # the moments are made
+    made = estimate(read_shape(tmp_path), model, config.batch, longest=200)
+    expected = made.gradients + made.weight_copies + made.activations + made.working
+    assert 0.7 * expected < peak_of_tensors(step, tmp_path / "trace.json") <= expected
