@@ -3,7 +3,8 @@
 config.json of a model and the sections model and batch -> bytes a process. Pure apart from reading that file, and free
 of torch. Parameters are counted exactly. Activations are what autograd keeps of a decoder block as transformers writes
 it (its RMSNorm, rotary embedding and gated feed-forward layer, peft's adapters, attention.py), summed term by term.
-What an allocator wastes, and what a GPU's context takes (about 0.5 GB), is not in it.
+It counts what tensors hold. What an allocator adds is not in it (glibc's, on a CPU, up to as much again), nor what a
+GPU's context takes (about 0.5 GB).
 """
 
 from __future__ import annotations
@@ -202,8 +203,8 @@ def block_bytes(shape: Shape, model: ModelConfig) -> int:
 
     RMSNorm computes in float32 and keeps its input; what it made of that is kept for its weight's gradient, if it is
     trained. A layer keeps its input for its weight's gradient; under autocast every layer keeps a bfloat16 copy of its
-    own. Attention keeps queries, keys, values and output, keys and values repeated to as many heads as the queries
-    have; the gated layer keeps gate, activated gate, up and their product.
+    own. Attention keeps queries, keys, values and output; the gated layer keeps gate, activated gate, up and their
+    product.
     """
     width, full = WIDTH[model.dtype], model.training == "full"
     copied = model.dtype == "bfloat16"
@@ -215,7 +216,7 @@ def block_bytes(shape: Shape, model: ModelConfig) -> int:
         kept += shape.hidden * (FLOAT32 + FLOAT32 * full + width * inputs)
     if shape.normed_heads:
         kept += (queries + keys) * (FLOAT32 + width * full)
-    kept += queries * width * (4 + ("o_proj" in adapted))
+    kept += 2 * (queries + keys) * width + queries * width * ("o_proj" in adapted)
     kept += shape.ff * width * (3 + ("down_proj" in adapted))
     if not full:
         kept += model.lora.rank * width * len(adapted & set(shape.linears()))
