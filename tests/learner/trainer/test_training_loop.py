@@ -16,6 +16,7 @@ from trainer_building import FakeGateway, make_group, make_model_folder, random_
 from common.checkpoint import folder_of, published_versions, read_manifest
 from common.config import RunConfig
 from common.errors import RunError, UsageError
+from common.metrics import MetricsFile
 from learner.config import LearnerConfig
 from learner.gateway.trainer_port import GroupRecord
 from learner.trainer import loop
@@ -82,6 +83,14 @@ def test_a_run_publishes_the_start_and_a_version_a_step(base, tmp_path, training
         assert (manifest.step, manifest.run_id) == (step, "test-run")
         assert manifest.kind == ("adapter" if training == "lora" and version else "full")
     assert not same_bits(weights_after(tmp_path, 2), weights_after(tmp_path, 3))
+
+
+def test_a_versions_card_states_the_evaluations_so_far(base, tmp_path):
+    figures = {"policy_version": 0, "tasks": 3, "tgc": 0.25, "sgc": 0.125, "mean_reward": 0.5, "by_scenario": {}}
+    MetricsFile(tmp_path / "metrics.jsonl").write("evaluation", label="before.t0", **figures)
+    train(tmp_path, make_config(base, steps=1))
+    card = (folder_of(tmp_path / "checkpoints", 1) / "README.md").read_text()
+    assert "| before.t0 | 0 | 3 | 0.25 | 0.125 | 0.5 |" in card
 
 
 def test_each_trajectory_handed_out_is_consumed_or_dropped(base, tmp_path):
