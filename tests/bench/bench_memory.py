@@ -11,7 +11,9 @@ one_a_pass, plain_alone    one trajectory a pass on both sides: no padding, the 
 
 Peak memory is the highest resident memory in the update less what was there before (weights, adapter, moments), and
 `whole_megabytes` with that. The learner computes a clipped ratio, entropies and diagnostics besides; plain computes
-cross-entropy. `estimate_megabytes` is what learner/trainer/memory.py says of the same.
+cross-entropy. `estimate_megabytes` is what learner/trainer/memory.py says of the same: it counts tensors, and glibc
+keeps up to as much again in holes between them. With MALLOC_MMAP_THRESHOLD_=65536 before the command each tensor has a
+mapping of its own, so that resident memory is what tensors hold (at a third more time).
 """
 
 import argparse
