@@ -44,6 +44,10 @@ class Children:
         """Exit codes of those that ended, by name; negative is the signal that ended one."""
         return {name: code for name, process in self._processes.items() if (code := process.poll()) is not None}
 
+    def watched(self) -> list[str]:
+        """Names of those that were started and neither stopped nor forgotten."""
+        return list(self._processes)
+
     def forget(self, name: str) -> None:
         """Stop watching a process that ended."""
         self._processes.pop(name)

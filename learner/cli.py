@@ -7,13 +7,17 @@ import sys
 from collections.abc import Sequence
 
 from common.config import LinkConfig, Loaded, RunConfig, Section, dump, parse_command_line
+from common.errors import UsageError
 from learner.config import LearnerConfig
 
-USAGE = """usage: loop learner [--config FILE] [--resume] [--dry-run] [--section.key value ...]
+USAGE = """usage: loop learner [--config FILE] [--resume] [--dry-run] [--nproc N] [--section.key value ...]
        loop learner warm-start [--help]
        loop learner export RUN_OR_VERSION --out DIR [--help]
 
-The learner of a run: hands out leases, trains on what comes back, publishes versions."""
+The learner of a run: hands out leases, trains on what comes back, publishes versions.
+
+  --nproc N
+        processes of the trainer, which share the model's weights, a GPU each where there are any (default 1)"""
 FLAGS = {
     "resume": "go on with the run in run.folder",
     "dry-run": "check configuration, model folder (weights may lack) and task lists; print the configuration and an "
@@ -28,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in COMMANDS:
         code: int = importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
         return code
+    argv, ranks = _take_nproc(argv)
     resolved, flags = parse_command_line(SECTIONS, argv, usage=USAGE, flags=FLAGS)
     # imported when used: `--help` does without them
     from learner import parent  # noqa: PLC0415
@@ -39,7 +44,19 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(dump(resolved) + "".join(f"# {line}\n" for line in lines))
         return 0
     passed_on = [word for word in argv if word != "--resume"]
-    return parent.run(resolved, passed_on, resumed=flags["resume"])
+    return parent.run(resolved, passed_on, resumed=flags["resume"], ranks=ranks)
+
+
+def _take_nproc(argv: Sequence[str]) -> tuple[list[str], int]:
+    """The words without `--nproc N`, and N. No option of the configuration: a run may go on with another N."""
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--nproc=") else [word])]
+    if "--nproc" not in words:
+        return words, 1
+    at = words.index("--nproc")
+    number = words[at + 1] if at + 1 < len(words) else ""
+    if not number.isdecimal() or int(number) < 1:
+        raise UsageError(f"--nproc: a number of processes from 1 is wanted (got {number!r}); see --help")
+    return [*words[:at], *words[at + 2 :]], int(number)
 
 
 def _memory(learner: LearnerConfig, processes: int = 1) -> list[str]:

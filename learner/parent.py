@@ -1,9 +1,9 @@
 """The learner's parent process: starts gateway and trainer, watches both, ends with the cause when one dies.
 
     loop learner ──► gateway   the only process on the network; ends when the run is over
-              └────► trainer   the only process with the model; ends after the last step
+              └────► trainer   the only process with the model; ends after the last step (several ranks: --nproc)
 
-A signal to this process ends both. When this one is killed, they notice and end by themselves.
+A signal to this process ends all. When this one is killed, they notice and end by themselves.
 """
 
 from __future__ import annotations
@@ -22,19 +22,23 @@ from common.log import get_logger
 from common.metrics import MetricsReader
 from common.processes import Children, ending, last_line
 from learner.config import LearnerConfig
+from learner.rank_processes import LOST_EXIT, environments, name_of, stem_of
 from learner.run_lock import only_one
 
 log = get_logger(__name__)
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
+CAUSE_SECONDS = 10.0  # a rank that lost another may end before it; the other's end is the cause
 FAREWELL_SECONDS = 60.0  # a trainer that has made its last step may still be letting go of its memory
 RELAYED = ("phase", "step", "evaluation")  # of metrics.jsonl, shown as they come
 SHOWN = ("name", "step", "policy_version", "mean_reward", "success_share", "loss", "label", "tgc", "sgc", "tasks")
 
 
-def run(resolved: Loaded, passed_on: list[str], *, resumed: bool) -> int:
+def run(resolved: Loaded, passed_on: list[str], *, resumed: bool, ranks: int = 1) -> int:
     """Run the learner to its end or a signal; `passed_on` are the words of configuration that the children get too.
+
+    The trainer runs in `ranks` processes.
 
     Raises:
         UsageError: a child refused its input, or another learner is at work in the folder.
@@ -46,7 +50,7 @@ def run(resolved: Loaded, passed_on: list[str], *, resumed: bool) -> int:
         with only_one(where.folder / "gateway.lock"):
             pass  # the children of a learner that was killed have ended
         _keep_config(where.folder / "config.yaml", resolved)
-        return _watch(where, resolved.section("learner", LearnerConfig), passed_on, resumed=resumed)
+        return _watch(where, resolved.section("learner", LearnerConfig), passed_on, resumed=resumed, ranks=ranks)
 
 
 def _keep_config(file: Path, resolved: Loaded) -> None:
@@ -58,8 +62,8 @@ def _keep_config(file: Path, resolved: Loaded) -> None:
         draft.rename(file)
 
 
-def _watch(run: RunConfig, learner: LearnerConfig, passed_on: list[str], *, resumed: bool) -> int:
-    """Start both children and stay until the run is over, a signal comes, or one of them fails."""
+def _watch(run: RunConfig, learner: LearnerConfig, passed_on: list[str], *, resumed: bool, ranks: int) -> int:
+    """Start the children and stay until the run is over, a signal comes, or one of them fails."""
     stopped_by: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda caught, _: stopped_by.append(caught))
@@ -73,14 +77,14 @@ def _watch(run: RunConfig, learner: LearnerConfig, passed_on: list[str], *, resu
         "HF_HUB_OFFLINE": "1",
     }
     children = Children()
-    going_on = ["--resume"] if resumed else []
+    words = [*passed_on, "--stop-with-parent"]
+    trainer = ["learner.trainer.loop", *words, *(["--resume"] if resumed else [])]
     try:
-        for name, module, options in (
-            ("gateway", "learner.gateway.service", []),
-            ("trainer", "learner.trainer.loop", going_on),
-        ):
-            arguments = [module, *passed_on, *options, "--stop-with-parent"]
-            children.start(name, arguments, output=_output_of(run, name), environment=environment)
+        arguments = ["learner.gateway.service", *words]
+        children.start("gateway", arguments, output=_output_of(run, "gateway"), environment=environment)
+        for rank, own in enumerate(environments(ranks)):
+            name = name_of(rank, ranks)
+            children.start(name, trainer, output=_output_of(run, name), environment={**environment, **own})
         if not _wait_for_end(run, children, metrics, stopped_by):
             log.info("learner_stopped", signal=signal.Signals(stopped_by[0]).name)
             return 0
@@ -92,21 +96,25 @@ def _watch(run: RunConfig, learner: LearnerConfig, passed_on: list[str], *, resu
 
 
 def _wait_for_end(run: RunConfig, children: Children, metrics: MetricsReader, stopped_by: list[int]) -> bool:
-    """Returns True when both children have ended well, False on a signal. Raises when one failed.
+    """Returns True when all children have ended well, False on a signal. Raises when one failed.
 
     The gateway ends when the run is over; the trainer may take longer to let go of its memory.
     """
-    finished: dict[str, float] = {}  # when each ended
-    while len(finished) < 2:
+    over = math.inf  # when the gateway ended
+    lost: dict[str, float] = {}  # ranks that ended because another one had, and when
+    while children.watched():
         if stopped_by:
             return False
+        now = time.monotonic()
         for name, code in children.ended().items():
+            if code == LOST_EXIT and now - lost.setdefault(name, now) < CAUSE_SECONDS:
+                continue
             children.forget(name)
             if code:
                 raise _failure(run, name, code)
-            finished[name] = time.monotonic()
+            over = now if name == "gateway" else over
             log.info("child_ended", name=name)
-        if "trainer" not in finished and time.monotonic() - finished.get("gateway", math.inf) > FAREWELL_SECONDS:
+        if children.watched() and now - over > FAREWELL_SECONDS:
             raise _failure(run, "gateway", 0)
         _relay(metrics)
         time.sleep(POLL_SECONDS)
@@ -124,7 +132,7 @@ def _short(value: Any) -> Any:
 
 
 def _output_of(run: RunConfig, name: str) -> Path:
-    return run.folder / "logs" / f"{name}.out"
+    return run.folder / "logs" / f"{stem_of(name)}.out"
 
 
 def _failure(run: RunConfig, name: str, code: int) -> RunError | UsageError:
@@ -132,5 +140,5 @@ def _failure(run: RunConfig, name: str, code: int) -> RunError | UsageError:
     output = _output_of(run, name)
     if code == 2:
         return UsageError(last_line(output).removeprefix(f"{name}: "))
-    go_on = f"see {run.folder / 'logs' / name}.jsonl, and go on with --resume"
+    go_on = f"see {output.with_suffix('.jsonl')}, and go on with --resume"
     return RunError(f"{ending(name, code, output)}; {go_on}")

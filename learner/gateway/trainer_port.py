@@ -153,6 +153,17 @@ class Waiting:
     reason: str
 
 
+def records_of(groups: Groups, frames: Sequence[bytes]) -> list[GroupRecord]:
+    """Groups with their members, which follow as frames."""
+    left = iter(frames)
+    records = []
+    for header in groups.groups:
+        members = [decode(next(left)) for _ in header.trajectory_ids]
+        trajectories = [member for member in members if isinstance(member, Trajectory)]
+        records.append(GroupRecord(header.group_id, header.task_id, trajectories))
+    return records
+
+
 def trainer_socket(run_folder: Path) -> Path:
     """Where the unix socket lies: in the run folder, or, when that path is too long, in a private temp folder."""
     path = run_folder.resolve() / "gateway.sock"
@@ -188,13 +199,7 @@ class TrainerPort:
         answer, blobs = self._ask(NextGroups(step=step))
         if isinstance(answer, NotYet):
             return Waiting(answer.reason)
-        frames = iter(blobs)
-        groups = []
-        for header in self._expect(Groups, (answer, blobs)).groups:
-            members = [decode(next(frames)) for _ in header.trajectory_ids]
-            trajectories = [member for member in members if isinstance(member, Trajectory)]
-            groups.append(GroupRecord(header.group_id, header.task_id, trajectories))
-        return groups
+        return records_of(self._expect(Groups, (answer, blobs)), blobs)
 
     def published(
         self, version: int, manifest_digest: str, step: int, consumed: Sequence[str], dropped: Mapping[str, str]

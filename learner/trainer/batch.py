@@ -4,18 +4,21 @@ Trajectories lie end to end in one row without padding, and attention runs per t
 one core with 72 trajectories of 100 to 600 tokens this costs what the best sorted padding costs, whatever the budget,
 while one dense block-diagonal mask costs 2 to 6 times as much; and it wastes nothing when lengths are skewed.
 A trajectory enters up to its last sampled token, which is a target only: what comes after carries no loss.
+In several processes each makes its own share of the micro-batches, and all make as many: a pass takes every rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from learner.trainer.advantage import Scored
 from learner.trainer.config import BatchConfig
+from learner.trainer.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,12 +36,13 @@ class MicroBatch:
     trajectories: torch.Tensor  # int64 [S], trajectory's index in the micro-batch, ascending from 0
     versions: torch.Tensor  # int64 [S], policy version that sampled the target
     proximal: torch.Tensor | None = None  # float32 [S], log-probs at the step's start, where they were recomputed, nats
+    weight: float = 1.0  # of its loss; 0 where it only keeps this rank in step with the others
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on a device."""
         moved = {name: getattr(self, name).to(device) for name in _COLUMNS}
         proximal = None if self.proximal is None else self.proximal.to(device)
-        return MicroBatch(**moved, lengths=self.lengths, proximal=proximal)
+        return MicroBatch(**moved, lengths=self.lengths, proximal=proximal, weight=self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """What one optimizer step sees."""
+    """What one optimizer step sees: this rank's micro-batches, and the totals of all ranks'."""
 
     micro_batches: tuple[MicroBatch, ...]
     totals: Totals
@@ -60,29 +64,48 @@ class Batch:
     @property
     def forward_tokens(self) -> int:
         """Tokens that pass through the model."""
-        return sum(len(micro.tokens) for micro in self.micro_batches)
+        return sum(len(micro.tokens) for micro in self.micro_batches if micro.weight)
 
 
-def batches(scored: Sequence[Scored], config: BatchConfig, seed: Sequence[int]) -> Iterator[Batch]:
+def batches(
+    scored: Sequence[Scored], config: BatchConfig, seed: Sequence[int], ranks: Ranks = ALONE
+) -> Iterator[Batch]:
     """A step's batches: `epochs` passes, each in a new order drawn from `seed`, cut into minibatches."""
     size = config.minibatch or len(scored)
     rng = np.random.default_rng(list(seed))
     for _ in range(config.epochs):
         order = rng.permutation(len(scored)) if size < len(scored) else np.arange(len(scored))
         for begin in range(0, len(scored), size):
-            yield make_batch([scored[i] for i in order[begin : begin + size]], config.micro_batch_tokens)
+            yield make_batch([scored[i] for i in order[begin : begin + size]], config.micro_batch_tokens, ranks)
 
 
-def make_batch(scored: Sequence[Scored], budget: int) -> Batch:
+def make_batch(scored: Sequence[Scored], budget: int, ranks: Ranks = ALONE) -> Batch:
     """One optimizer step's batch, its micro-batches of at most `budget` tokens (or one longer trajectory)."""
     lengths = [used_tokens(one) for one in scored]
-    micro_batches = tuple(make_micro_batch([scored[i] for i in bin_]) for bin_ in pack(lengths, budget))
+    own = dealt(lengths, budget, ranks)
+    turns = (one.trajectory.turns for one in scored)
     totals = Totals(
         trajectories=len(scored),
-        turns=sum(int(micro.turns[-1]) + 1 for micro in micro_batches),
-        tokens=sum(len(micro.targets) for micro in micro_batches),
+        turns=sum(int((bounds[:, 1] > bounds[:, 0]).sum()) for bounds in turns),
+        tokens=sum(int(one.trajectory.sampled.sum()) for one in scored),
     )
-    return Batch(micro_batches=micro_batches, totals=totals)
+    return Batch(micro_batches=tuple(make_micro_batch([scored[i] for i in bin_]) for bin_ in own), totals=totals)
+
+
+def dealt(lengths: Sequence[int], budget: int, ranks: Ranks) -> list[list[int]]:
+    """A rank's share of `lengths`, packed: bins of indices, as many on every rank, empty where it has fewer.
+
+    Whole trajectories, the longest first, each to the rank with the fewest tokens so far.
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks.count)]
+    loads = [0] * ranks.count
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        rank = loads.index(min(loads))
+        shares[rank].append(index)
+        loads[rank] += lengths[index]
+    packed = [[[share[i] for i in bin_] for bin_ in pack([lengths[i] for i in share], budget)] for share in shares]
+    own = packed[ranks.rank]
+    return [*own, *([] for _ in range(max(map(len, packed)) - len(own)))]
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -106,7 +129,13 @@ def used_tokens(scored: Scored) -> int:
 
 
 def make_micro_batch(scored: Sequence[Scored]) -> MicroBatch:
-    """Trajectories end to end. Each begins with a token that was not sampled (groups.py sees to it)."""
+    """Trajectories end to end. Each begins with a token that was not sampled (groups.py sees to it).
+
+    Of none: one token whose loss has no weight.
+    """
+    if not scored:
+        token: dict[str, Any] = {name: torch.zeros(1, dtype=kind) for name, kind in _COLUMNS.items()}
+        return MicroBatch(**token, lengths=(1,), proximal=torch.zeros(1), weight=0.0)
     columns: dict[str, list[np.ndarray[tuple[int], np.dtype[np.generic]]]] = {name: [] for name in _COLUMNS}
     lengths, begin, turn_count = [], 0, 0
     for index, one in enumerate(scored):
@@ -128,7 +157,9 @@ def make_micro_batch(scored: Sequence[Scored]) -> MicroBatch:
         lengths.append(length)
         begin += length
         turn_count += int(turn[-1]) + 1
-    tensors = {name: torch.from_numpy(np.concatenate(columns[name])).to(kind) for name, kind in _COLUMNS.items()}
+    tensors: dict[str, Any] = {
+        name: torch.from_numpy(np.concatenate(columns[name])).to(kind) for name, kind in _COLUMNS.items()
+    }
     recomputed = [one.proximal for one in scored if one.proximal is not None]
     proximal = torch.from_numpy(np.concatenate(recomputed)) if len(recomputed) == len(scored) else None
     return MicroBatch(**tensors, lengths=tuple(lengths), proximal=proximal)

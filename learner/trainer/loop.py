@@ -15,6 +15,9 @@ Order of a step, and what a crash between its parts leaves behind:
 3. `published`. A crash before it leaves a version that the gateway has not heard of: it is told on restart, the same
    words again, which change nothing if it had heard them.
 
+In several processes every rank runs this file, takes the same turns, and holds its share of the weights (ranks.py).
+Rank 0 alone asks the gateway, decides what the run folder says, and writes.
+
 So a version's state always exists before the version does. A version newer than the newest state can only mean that
 somebody took a state away; then that number is spent, perhaps sampled from, and the next version takes the number after
 the highest that lies in the folder. Version 0 goes the same way: state of step 0, then the folder, then the word.
@@ -22,6 +25,7 @@ the highest that lies in the folder. Version 0 goes the same way: state of step 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -29,7 +33,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -40,7 +44,8 @@ from common.errors import RunError, UsageError
 from common.log import Stopwatch, get_logger
 from common.metrics import MetricsFile, MetricsReader
 from learner.config import LearnerConfig
-from learner.gateway.trainer_port import GroupRecord, Resume, TrainerPort, TrainerWelcome, Waiting
+from learner.gateway.trainer_port import GroupRecord, Resume, TrainerPort, Waiting
+from learner.rank_processes import LOST_EXIT, name_of, stem_of
 from learner.run_lock import only_one
 from learner.trainer import resume
 from learner.trainer.advantage import Scored, score
@@ -48,7 +53,9 @@ from learner.trainer.card import SHOWN_EVALUATION, model_card
 from learner.trainer.groups import Limits, admit, members_of
 from learner.trainer.model import load_policy
 from learner.trainer.optimizer import Optimizer
+from learner.trainer.port import Port, SharedPort
 from learner.trainer.publish import Retention, manifest_of, probe_tokens, publish_version, retire
+from learner.trainer.ranks import ALONE, Ranks, here, is_lost, joined, leave
 from learner.trainer.resume import TrainerState, utc_now
 from learner.trainer.retained import Kept, recompute
 from learner.trainer.update import Update, update
@@ -60,22 +67,11 @@ WAIT_LOGGED_EVERY = 30  # answers of the gateway, a second each
 PARENT_LOOKED_AT_EVERY = 0.3  # seconds
 
 
-class Port(Protocol):
-    """The gateway as the trainer sees it; `learner.gateway.trainer_port.TrainerPort` says what each call means."""
-
-    def hello(self, resume: Resume | None) -> TrainerWelcome: ...
-    def next_groups(self, step: int) -> list[GroupRecord] | Waiting: ...
-    def published(
-        self, version: int, manifest_digest: str, step: int, consumed: Sequence[str], dropped: Mapping[str, str]
-    ) -> frozenset[int]: ...
-    def finished(self) -> None: ...
-
-
 class Trainer:
-    """One policy in one run folder."""
+    """One policy in one run folder; one of its ranks, where they are several."""
 
-    def __init__(self, run: RunConfig, config: LearnerConfig, port: Port) -> None:
-        self._run, self._config, self._port = run, config, port
+    def __init__(self, run: RunConfig, config: LearnerConfig, port: Port, ranks: Ranks = ALONE) -> None:
+        self._run, self._config, self._port, self._ranks = run, config, port, ranks
         self._checkpoints, self._states = run.folder / "checkpoints", run.folder / "state"
         self._metrics = MetricsFile(run.folder / "metrics.jsonl")
         self._reader, self._evaluations = MetricsReader(run.folder / "metrics.jsonl"), dict[str, dict[str, Any]]()
@@ -87,18 +83,12 @@ class Trainer:
             UsageError: a model folder that is none, a run folder that holds a run already, another model's state.
             RunError: a damaged state.
         """
-        for folder in (self._checkpoints, self._states):
-            folder.mkdir(parents=True, exist_ok=True)
-            resume.clear_drafts(folder)
-        saved = resume.newest_state(self._states)
-        if saved is not None and not resumed:
-            raise UsageError(f"{self._run.folder}: holds a run already: add --resume, or set another run.folder")
-        if saved is None and published_versions(self._checkpoints):
-            raise UsageError(f"{self._states}: has no state, but versions were published: restore it, or begin anew")
-        self._start_folder = self._folder_of_start(resumed=saved is not None)
-        self.policy = load_policy(self._config.model, self._start_folder, self._run.seed)
+        found: str | None = self._ranks.first(lambda: self._saved(resumed=resumed))
+        saved = None if found is None else Path(found)
+        self._start_folder = Path(self._ranks.first(lambda: str(self._folder_of_start(resumed=saved is not None))))
+        self.policy = load_policy(self._config.model, self._start_folder, self._run.seed, self._ranks)
         self._probe = probe_tokens(self._start_folder, self.policy.context)
-        self.optimizer = Optimizer(self.policy.trainable(), self._config.optimizer)
+        self.optimizer = Optimizer(self.policy.trainable(), self._config.optimizer, self._ranks)
         trained = sum(value.numel() for value in self.policy.trainable().values())
         log.info("model_loaded", path=str(self._start_folder), parameters=trained, device=str(self.policy.device))
         if saved is None:
@@ -119,8 +109,20 @@ class Trainer:
             log.info("state_taken_up", step=self.state.step, policy_version=self.state.policy_version)
             self._port.hello(self._resume_words())
         self._tell_version()
-        if self.state.figures:
+        if self.state.figures and self._ranks.is_first:
             self._metrics.write("step", **self.state.figures)
+
+    def _saved(self, *, resumed: bool) -> str | None:
+        """The newest state's folder, after what crashes left is cleared away; None where a run begins."""
+        for folder in (self._checkpoints, self._states):
+            folder.mkdir(parents=True, exist_ok=True)
+            resume.clear_drafts(folder)
+        saved = resume.newest_state(self._states)
+        if saved is not None and not resumed:
+            raise UsageError(f"{self._run.folder}: holds a run already: add --resume, or set another run.folder")
+        if saved is None and published_versions(self._checkpoints):
+            raise UsageError(f"{self._states}: has no state, but versions were published: restore it, or begin anew")
+        return None if saved is None else str(saved)
 
     def run(self) -> None:
         """All steps that are left, then `finished`.
@@ -156,7 +158,8 @@ class Trainer:
         watch.lap("wait")
         made, consumed, dropped = self._train(step, records)
         watch.lap("forward_backward")
-        version = max(self.state.policy_version, *published_versions(self._checkpoints)) + 1
+        before = self.state.policy_version
+        version = self._ranks.first(lambda: max(before, *published_versions(self._checkpoints)) + 1)
         figures = step_figures(records, made, consumed, dropped)
         self.state = TrainerState(
             run_id=self.state.run_id,
@@ -243,6 +246,8 @@ class Trainer:
         watch.lap("save_state")
         in_use = self._tell_version()
         watch.lap("publish")
+        if not self._ranks.is_first:
+            return
         figures = {**self.state.figures, "seconds": {name: round(s, 4) for name, s in watch.seconds.items()}}
         self._metrics.write("step", **figures)
         shown = ("step", "policy_version", "mean_reward", "loss", "gradient_norm", "seconds")
@@ -262,7 +267,7 @@ class Trainer:
         Returns the versions that actors use.
         """
         state = self.state
-        digest = self._digest_if_whole()
+        digest: str | None = self._ranks.first(self._digest_if_whole)
         if digest is None:
             manifest = manifest_of(
                 self.policy,
@@ -340,21 +345,26 @@ def main(argv: Sequence[str]) -> int:
         },
     )
     run, config = resolved.section("run", RunConfig), resolved.section("learner", LearnerConfig)
-    logs.configure(
-        "trainer", file=run.folder / "logs" / "trainer.jsonl", console=sys.stderr.isatty(), level=run.log_level
-    )
-    if flags["stop-with-parent"]:
+    rank, name = here().rank, stem_of(_name())
+    logs.configure(name, file=run.folder / "logs" / f"{name}.jsonl", console=sys.stderr.isatty(), level=run.log_level)
+    if flags["stop-with-parent"] or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's agent, killed, leaves its ranks
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(config.model.threads)
-    with only_one(run.folder / "trainer.lock"):
-        port = TrainerPort(run.folder)
-        try:
-            trainer = Trainer(run, config, port)
-            trainer.start(resumed=flags["resume"])
-            trainer.run()
-        finally:
-            port.close()
+    lock = contextlib.nullcontext() if rank else only_one(run.folder / "trainer.lock")
+    with lock, joined() as ranks, contextlib.ExitStack() as closing:
+        own_port = None
+        if ranks.is_first:
+            own_port = TrainerPort(run.folder)
+            closing.callback(own_port.close)
+        port = own_port if own_port is not None and ranks.is_alone else SharedPort(own_port, ranks)
+        trainer = Trainer(run, config, port, ranks)
+        trainer.start(resumed=flags["resume"])
+        trainer.run()
     return 0
+
+
+def _name() -> str:
+    return name_of(here().rank, here().count)
 
 
 def _end_with_parent(parent: int) -> None:
@@ -368,9 +378,16 @@ def _exit_code(argv: Sequence[str]) -> int:
         return main(argv)
     except (UsageError, RunError) as error:
         log.error("trainer_failed", reason=str(error))
-        sys.stderr.write(f"trainer: {error}\n")
+        sys.stderr.write(f"{_name()}: {error}\n")
         return 2 if isinstance(error, UsageError) else 1
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        log.error("rank_lost", reason=reason)
+        sys.stderr.write(f"{_name()}: another rank is gone: {reason}\n")
+        return LOST_EXIT
 
 
 if __name__ == "__main__":
-    sys.exit(_exit_code(sys.argv[1:]))
+    leave(_exit_code, sys.argv[1:])

@@ -2,6 +2,7 @@
 
 Log-probs are those of the distribution at temperature 1, as the engine reports them; groups.py refuses trajectories
 sampled at another. All weights are trained, or a LoRA adapter on the frozen base; what is trained is float32.
+In several processes each holds its share of every weight (ranks.py); all of them score and publish together.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,8 +24,10 @@ from learner.trainer import attention
 from learner.trainer.batch import MicroBatch
 from learner.trainer.config import LoraSettings, ModelConfig
 from learner.trainer.model_folder import check_folder
+from learner.trainer.ranks import ALONE, Ranks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+T = TypeVar("T")
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}  # nats, for the check of a model's packed path when it is loaded
 
 
@@ -36,6 +39,8 @@ class Policy:
     causal: PreTrainedModel  # the Hugging Face model inside
     config: ModelConfig
     device: torch.device
+    ranks: Ranks = ALONE
+    sharded: torch.nn.Module | None = None  # around `module`, where several ranks share the weights
 
     @property
     def vocabulary(self) -> int:
@@ -68,6 +73,9 @@ class Policy:
 
         Logits exist for at most `chunk` positions at a time: each chunk's are computed again for the gradient.
         """
+        return self._with_weights(lambda: self._log_probs(micro, chunk, entropy=entropy))
+
+    def _log_probs(self, micro: MicroBatch, chunk: int, *, entropy: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         with self._precision():
             hidden = self.hidden(micro.tokens, micro.positions, micro.lengths)[micro.predicting]  # [S, H]
             head = self.head
@@ -100,10 +108,24 @@ class Policy:
     def score(self, tokens: list[int]) -> list[float]:
         """Log p(tokens[i+1] | tokens[:i+1]) at temperature 1 in nats: one less than there are tokens."""
         ids = torch.tensor(tokens, device=self.device)
-        with self._precision(), evaluating(self.module):
-            hidden = self.hidden(ids[:-1], torch.arange(len(ids) - 1, device=self.device), (len(ids) - 1,))
-            values, _ = _log_probs_of(self.head, hidden, ids[1:], entropy=False)
+        with evaluating(self.module):
+            values = self._with_weights(lambda: self._score(ids))
         return [float(value) for value in values]
+
+    def _score(self, ids: torch.Tensor) -> torch.Tensor:
+        with self._precision():
+            hidden = self.hidden(ids[:-1], torch.arange(len(ids) - 1, device=self.device), (len(ids) - 1,))
+            return _log_probs_of(self.head, hidden, ids[1:], entropy=False)[0]
+
+    def _with_weights(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives while the weights that it uses are gathered; every rank calls it."""
+        if self.sharded is None:
+            return compute()
+        made: T = self.sharded(compute)
+        if not torch.is_grad_enabled():
+            # no backward pass will do it, and the next step would compute with weights from before it
+            self.sharded.reshard()  # type: ignore[operator]
+        return made
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         """bfloat16 computes under autocast, so that what is trained stays float32."""
@@ -123,7 +145,18 @@ def _log_probs_of(
         return chosen, -(log_probs.exp() * log_probs).sum(-1)
 
 
-def load_policy(config: ModelConfig, folder: Path, seed: int) -> Policy:
+class _Sharded(torch.nn.Module):
+    """A forward pass of whatever is computed from a module: decoder and head are called apart, but gathered as one."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, compute: Callable[[], T]) -> T:
+        return compute()
+
+
+def load_policy(config: ModelConfig, folder: Path, seed: int, ranks: Ranks = ALONE) -> Policy:
     """The policy in `folder`, ready to train; `seed` draws a new adapter's weights.
 
     Raises:
@@ -131,7 +164,7 @@ def load_policy(config: ModelConfig, folder: Path, seed: int) -> Policy:
     """
     check_folder(folder)
     attention.register()
-    device = _device(config.device)
+    device = _device(config.device, ranks)
     stored = DTYPES[config.dtype] if config.training == "lora" else torch.float32
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -150,15 +183,22 @@ def load_policy(config: ModelConfig, folder: Path, seed: int) -> Policy:
     if info["missing_keys"] or info["mismatched_keys"]:
         name = min(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise UsageError(f"{folder}: weights lack {name} or have it in another shape; take a complete model folder")
-    torch.nn.Module.to(causal, device)
+    if ranks.is_alone:  # else each rank takes its share to its device, layer by layer
+        torch.nn.Module.to(causal, device)
     module = _with_adapter(causal, config.lora, seed) if config.training == "lora" else causal
     if config.recompute_activations:
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for parameter in module.parameters():
-        # weights as loaded lie anywhere in the file's memory map; sums of matrix kernels may depend on alignment
-        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    sharded = None
+    if ranks.is_alone:
+        for parameter in module.parameters():
+            # weights as loaded lie anywhere in the file's memory map; sums of matrix kernels may depend on alignment
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    else:
+        sharded = _Sharded(module)
+        kinds = set(causal._no_split_modules or ())  # noqa: SLF001 - transformers' own name for a model's layers
+        ranks.shard(sharded, [part for part in module.modules() if type(part).__name__ in kinds], device)
     module.train()
-    policy = Policy(module, causal, config, device)
+    policy = Policy(module, causal, config, device, ranks, sharded)
     _check_packed_path(policy, folder)
     return policy
 
@@ -197,10 +237,14 @@ def _with_adapter(causal: PreTrainedModel, lora: LoraSettings, seed: int) -> tor
     return module
 
 
-def _device(wanted: str) -> torch.device:
+def _device(wanted: str, ranks: Ranks) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UsageError("learner.model.device: cuda, but torch sees no GPU here; set auto or cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if ranks.local >= torch.cuda.device_count():
+        raise UsageError(f"--nproc: each rank needs a GPU of its own, this machine has {torch.cuda.device_count()}")
+    return torch.device("cuda", ranks.local) if not ranks.is_alone else torch.device("cuda")
 
 
 @torch.no_grad()
@@ -216,14 +260,21 @@ def _check_packed_path(policy: Policy, folder: Path) -> None:
     tokens, targets = ids[:, :-1].reshape(-1), ids[:, 1:].reshape(-1)
     try:
         with policy._precision(), evaluating(policy.module):  # noqa: SLF001 - of this file
-            packed = policy.hidden(tokens, positions.repeat(2), (length - 1, length - 1))
-            ours, _ = _log_probs_of(policy.head, packed, targets, entropy=False)
+            ours, _ = policy._with_weights(  # noqa: SLF001
+                lambda: _log_probs_of(
+                    policy.head,
+                    policy.hidden(tokens, positions.repeat(2), (length - 1, length - 1)),
+                    targets,
+                    entropy=False,
+                )
+            )
             policy.causal.set_attn_implementation("sdpa")
-            logits = policy.causal(input_ids=ids[:, :-1], use_cache=False).logits.float()
+            alone = policy._with_weights(lambda: policy.causal(input_ids=ids[:, :-1], use_cache=False))  # noqa: SLF001
     except (ValueError, AttributeError, TypeError) as error:
         raise UsageError(f"{folder}: cannot be trained packed: {' '.join(str(error).split())[:200]}") from None
     finally:
         policy.causal.set_attn_implementation(attention.DOCUMENTS)
+    logits = alone.logits.float()
     theirs = torch.log_softmax(logits, -1).reshape(len(targets), -1).gather(-1, targets[:, None])[:, 0]
     difference = float((ours - theirs).abs().max())
     if not difference <= TOLERANCE[policy.config.dtype]:

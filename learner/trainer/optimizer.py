@@ -1,6 +1,7 @@
 """Stage 9: gradients -> parameters. AdamW, global-norm clip, a schedule that is a function of the step.
 
-A step whose loss or gradient is not finite never reaches the parameters or the moments.
+A step whose loss or gradient is not finite never reaches the parameters or the moments. In several processes each
+steps its share of every parameter, by the norm over all of them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from learner.trainer.config import OptimizerConfig
+from learner.trainer.ranks import ALONE, Ranks, share_of
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -47,9 +49,12 @@ class Stepped:
 class Optimizer:
     """AdamW over named parameters, all float32."""
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], config: OptimizerConfig) -> None:
+    def __init__(
+        self, parameters: Mapping[str, torch.nn.Parameter], config: OptimizerConfig, ranks: Ranks = ALONE
+    ) -> None:
         self._parameters = dict(parameters)
         self._config = config
+        self._ranks = ranks
         self._adamw = torch.optim.AdamW(
             self._parameters.values(),
             lr=config.learning_rate,
@@ -62,7 +67,7 @@ class Optimizer:
     def step(self, loss: float, rate: float) -> Stepped:
         """Apply the accumulated gradients at learning rate `rate`, unless loss or norm are not finite; then clear."""
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        total = get_total_norm(gradients)
+        total = self._ranks.norm(gradients)
         norm = float(total)
         applied = math.isfinite(loss) and math.isfinite(norm)
         if applied:
@@ -87,6 +92,6 @@ class Optimizer:
             if f"step.{name}" in tensors:
                 self._adamw.state[parameter] = {
                     # on the parameter's own memory layout; torch keeps the step on the device when fused
-                    moment: tensors[f"{moment}.{name}"].to(parameter.device, copy=True)
+                    moment: share_of(tensors[f"{moment}.{name}"], parameter)
                     for moment in MOMENTS
                 }

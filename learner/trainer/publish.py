@@ -62,7 +62,12 @@ def publish_version(policy: Policy, parent: Path, start: Path, manifest: Manifes
         start: the folder of version 0, whose tokenizer and generation config every version gets.
         manifest: but for its files.
         card: the text of its README.md.
+
+    Every rank calls it; rank 0 writes, the others return an empty digest.
     """
+    weights = _published_weights(policy) if manifest.policy_version > 0 else {}
+    if not policy.ranks.is_first:
+        return ""
 
     def write(folder: Path) -> None:
         if manifest.policy_version == 0:
@@ -70,10 +75,10 @@ def publish_version(policy: Policy, parent: Path, start: Path, manifest: Manifes
         elif policy.is_adapter:
             adapted: Any = policy.module
             # auto would ask the network whether the base's vocabulary is the original one
-            adapted.save_pretrained(str(folder), save_embedding_layers=False)
+            adapted.save_pretrained(str(folder), save_embedding_layers=False, state_dict=weights)
             write_companions(start, folder)
         else:
-            write_weights(policy, folder)
+            write_weights(policy, folder, weights)
             write_companions(start, folder)
         (folder / CARD).write_text(card, encoding="utf-8")  # instead of peft's empty form
 
@@ -109,14 +114,19 @@ def write_companions(start: Path, folder: Path) -> None:
             shutil.copyfile(start / name, folder / name)
 
 
-def write_weights(policy: Policy, folder: Path) -> None:
-    """All weights as transformers saves them, in the precision that the policy computes in."""
-    dtype = DTYPES[policy.config.dtype]
-    if dtype is torch.float32:
-        policy.causal.save_pretrained(folder)
+def _published_weights(policy: Policy) -> dict[str, torch.Tensor]:
+    """On rank 0 what a version holds: the adapter, or all weights in the precision that the policy computes in."""
+    if policy.is_adapter:
+        return policy.ranks.whole(policy.trainable())
+    # tied weights are one parameter under two names, which only the parameters themselves tell
+    return policy.ranks.whole(policy.causal.state_dict(keep_vars=True), DTYPES[policy.config.dtype])
+
+
+def write_weights(policy: Policy, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """All weights as transformers saves them."""
+    policy.causal.save_pretrained(folder, state_dict=weights)
+    if policy.config.dtype == "float32":
         return
-    state = {name: value.to(dtype) for name, value in policy.causal.state_dict().items()}
-    policy.causal.save_pretrained(folder, state_dict=state)
     # transformers writes the precision of the model in memory, and readers take the files to be in it
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))

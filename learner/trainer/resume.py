@@ -24,6 +24,7 @@ from common.checkpoint import FileEntry, sha256_of, sync
 from common.errors import RunError, UsageError
 from learner.trainer.model import Policy
 from learner.trainer.optimizer import Optimizer
+from learner.trainer.ranks import share_of
 
 STATE = "state.json"
 WEIGHTS, MOMENTS = "weights.safetensors", "optimizer.safetensors"
@@ -62,14 +63,17 @@ class TrainerState(BaseModel):
 
 
 def save_state(parent: Path, state: TrainerState, policy: Policy, optimizer: Optimizer) -> Path:
-    """Write a state's folder below `parent`; durable when it returns."""
+    """Write a state's folder below `parent`; durable when it returns. Every rank calls it, rank 0 writes."""
     target = folder_of_step(parent, state.step)
+    weights, moments = policy.ranks.whole(policy.trainable()), policy.ranks.whole(optimizer.tensors())
+    if not policy.ranks.is_first:
+        return target
     draft = parent / f".draft-{target.name}-{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        _save_tensors(policy.trainable(), draft / WEIGHTS)
-        _save_tensors(optimizer.tensors(), draft / MOMENTS)
+        save_file(weights, draft / WEIGHTS)
+        save_file(moments, draft / MOMENTS)
         files = {}
         for name in (WEIGHTS, MOMENTS):
             sync(draft / name)
@@ -95,7 +99,7 @@ def load_state(folder: Path, policy: Policy, optimizer: Optimizer, seed: int) ->
         UsageError: it is another model's state, or another seed's.
     """
     state = read_state(folder)
-    for name, entry in state.files.items():
+    for name, entry in state.files.items() if policy.ranks.is_first else ():
         file = folder / name
         if not file.is_file() or file.stat().st_size != entry.size or sha256_of(file) != entry.sha256:
             raise RunError(f"{file}: missing or damaged: restore it, or begin another run folder")
@@ -106,7 +110,7 @@ def load_state(folder: Path, policy: Policy, optimizer: Optimizer, seed: int) ->
     weights = load_file(folder / WEIGHTS)
     with torch.no_grad():
         for name, parameter in policy.trainable().items():
-            parameter.copy_(weights[name])
+            parameter.copy_(share_of(weights[name], parameter))
     optimizer.restore(load_file(folder / MOMENTS))
     return state
 
@@ -159,7 +163,3 @@ def fingerprint(policy: Policy) -> str:
     adapter = policy.config.lora.model_dump(mode="json") if policy.is_adapter else None
     text = json.dumps([type(policy.causal).__name__, adapter, shapes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, file)

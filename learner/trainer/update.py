@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from learner.config import LearnerConfig
 from learner.trainer.advantage import Scored
-from learner.trainer.batch import Batch, batches, make_micro_batch, pack, used_tokens
+from learner.trainer.batch import Batch, batches, dealt, make_micro_batch, used_tokens
 from learner.trainer.correction import correct
 from learner.trainer.diagnostics import TokenRecord
 from learner.trainer.loss import k3, policy_loss
@@ -52,12 +53,13 @@ def update(
 ) -> Update:
     """Train on `scored` (at least one); `step` counts from 1, `policy_version` is the learner's before it."""
     # A step's random numbers follow from (seed, step): a run that resumes has no generator's state to restore.
-    seed_everything(seed, step)
+    ranks = policy.ranks
+    seed_everything(seed, step, ranks.rank)
     rate = learning_rate(step, config.rollout.steps, config.optimizer)
     made = Update(learning_rate=rate)
     if config.correction.proximal == "recomputed":
         scored = with_proximal(policy, scored, config)
-    for number, batch in enumerate(batches(scored, config.batch, (seed, step))):
+    for number, batch in enumerate(batches(scored, config.batch, (seed, step), ranks)):
         loss, trajectory_kl = _accumulate(policy, batch, config, policy_version, made)
         stepped = optimizer.step(loss, rate)
         if number == 0:
@@ -69,26 +71,30 @@ def update(
         if config.objective.kl_stop is not None and trajectory_kl > config.objective.kl_stop:
             made.stopped_by_kl = True
             break
+    made.forward_tokens = int(ranks.sums([made.forward_tokens])[0])
+    made.record.columns = ranks.collected(made.record.columns)
     return made
 
 
 @torch.no_grad()
 def with_proximal(policy: Policy, scored: Sequence[Scored], config: LearnerConfig) -> list[Scored]:
     """Each with its sampled tokens' log-probs by the policy as it is now: the proximal policy of decoupled PPO."""
-    made = list(scored)
+    made: dict[str, list[npt.NDArray[np.float32]]] = {}  # by the trajectory's index
     with evaluating(policy.module):
-        for indices in pack([used_tokens(one) for one in scored], config.batch.micro_batch_tokens):
+        for indices in dealt([used_tokens(one) for one in scored], config.batch.micro_batch_tokens, policy.ranks):
             micro = make_micro_batch([scored[i] for i in indices])
             log_probs, _ = policy.log_probs(micro.to(policy.device), config.batch.log_prob_chunk, entropy=False)
-            counts = torch.bincount(micro.trajectories).tolist()
-            for i, own in zip(indices, torch.split(log_probs.cpu(), counts), strict=True):
-                made[i] = replace(scored[i], proximal=own.numpy())
-    return made
+            if indices:
+                counts = torch.bincount(micro.trajectories).tolist()
+                parts = torch.split(log_probs.cpu(), counts)
+                made |= {str(i): [own.numpy()] for i, own in zip(indices, parts, strict=True)}
+    made = policy.ranks.collected(made)
+    return [replace(one, proximal=made[str(i)][0]) for i, one in enumerate(scored)]
 
 
-def seed_everything(seed: int, step: int) -> None:
-    """Dropout and whatever else draws: a generator's seed for each, from the run's seed and the step."""
-    words = np.random.SeedSequence([seed, step]).generate_state(3)
+def seed_everything(seed: int, step: int, rank: int = 0) -> None:
+    """Dropout and whatever else draws: a generator's seed for each, from the run's seed, the step and the rank."""
+    words = np.random.SeedSequence([seed, step, *([rank] if rank else [])]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))  # noqa: NPY002 - libraries draw from the old global generator
     torch.manual_seed(int(words[2]))
@@ -97,7 +103,10 @@ def seed_everything(seed: int, step: int) -> None:
 def _accumulate(
     policy: Policy, batch: Batch, config: LearnerConfig, policy_version: int, made: Update
 ) -> tuple[float, float]:
-    """Add a batch's gradients up. Its loss, and its mean over trajectories of the k1 estimate of KL in nats."""
+    """Add a batch's gradients up. Its loss, and its mean over trajectories of the k1 estimate of KL in nats.
+
+    Both are of all ranks' micro-batches, so that all decide alike.
+    """
     loss, k1 = 0.0, 0.0
     for on_cpu in batch.micro_batches:
         micro = on_cpu.to(policy.device)
@@ -124,7 +133,9 @@ def _accumulate(
             correction=correction,
             reference=reference,
         )
-        share.loss.backward()  # type: ignore[no-untyped-call]
+        (share.loss * micro.weight).backward()  # type: ignore[no-untyped-call]
+        if not micro.weight:
+            continue
         loss += float(share.loss.detach())
         k1 -= float(share.log_ratio.sum())
         made.forward_tokens += len(micro.tokens)
@@ -137,4 +148,5 @@ def _accumulate(
             rejected=None if correction.kept is None else ~correction.kept,
             base_kl=None if reference is None else k3(log_probs.detach(), reference),
         )
+    loss, k1 = policy.ranks.sums([loss, k1])
     return loss, k1 / batch.totals.trajectories

@@ -127,6 +127,7 @@ def make_model_folder(
     key_value_heads: int = 2,
     seed: int = 0,
     deviation: float = 0.02,
+    tied: bool = False,
 ) -> Path:
     """A small random Qwen2 with a tokenizer of 300 entries or fewer."""
     tokenizer = Tokenizer(models.BPE())
@@ -151,7 +152,7 @@ def make_model_folder(
         num_attention_heads=heads,
         num_key_value_heads=key_value_heads,
         max_position_embeddings=640,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         initializer_range=deviation,
         bos_token_id=None,
         eos_token_id=2,
