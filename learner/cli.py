@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     _check(resolved, weights=not flags["dry-run"])
     if flags["dry-run"]:
         # the estimate stands in comments: what is printed is a configuration file
-        lines = _memory(resolved.section("learner", LearnerConfig))
+        lines = _memory(resolved.section("learner", LearnerConfig), ranks)
         sys.stdout.write(dump(resolved) + "".join(f"# {line}\n" for line in lines))
         return 0
     passed_on = [word for word in argv if word != "--resume"]
@@ -59,7 +59,7 @@ def _take_nproc(argv: Sequence[str]) -> tuple[list[str], int]:
     return [*words[:at], *words[at + 2 :]], int(number)
 
 
-def _memory(learner: LearnerConfig, processes: int = 1) -> list[str]:
+def _memory(learner: LearnerConfig, processes: int) -> list[str]:
     """What a process of the trainer will need, as lines for a person."""
     from learner.trainer.memory import FAMILIES, estimate, read_shape  # noqa: PLC0415
     from learner.trainer.model_folder import has_weights  # noqa: PLC0415

@@ -1,6 +1,6 @@
-"""One rank of a trainer whose gateway is a Python object: run with a folder that `scenarios` have been written to.
+"""One rank of a trainer whose gateway is a Python object.
 
-    rank_worker.py FOLDER NAME...      each NAME a scenario of `SCENARIOS`, trained in FOLDER/NAME
+    rank_worker.py FOLDER NAME...      each NAME a scenario of `SCENARIOS`, trained (or gone on with) in FOLDER/NAME
 
 The same function trains it alone in the test's own process, for comparison.
 """
@@ -23,7 +23,7 @@ from learner.trainer.loop import Trainer
 from learner.trainer.port import SharedPort
 from learner.trainer.ranks import ALONE, Ranks, joined, leave
 
-# 7 trajectories a step in 3 minibatches: ranks get unequal shares, and in the last one of them none at all
+# 7 trajectories a step, minibatches of 3: ranks get unequal shares, and of the last one, which is one, one gets none
 SCENARIOS = {
     "full": {"batch": {"micro_batch_tokens": 60, "minibatch": 3, "epochs": 2}},
     "tied": {"model": {"recompute_activations": True}, "batch": {"log_prob_chunk": 8}},
@@ -34,13 +34,14 @@ SCENARIOS = {
         "correction": {"proximal": "recomputed", "weight": "token"},
     },
     "poisoned": {},
+    "resumed": {},
 }
-STEPS = 3
+STEPS = 2
 
 
 def groups_of(name: str) -> dict[int, list[GroupRecord]]:
     """A step's groups each; in `poisoned` the first step's has one trajectory whose loss is not finite."""
-    steps = {step: random_groups(step, groups=1, members=7) for step in range(1, STEPS + 1)}
+    steps = {step: random_groups(step, groups=1, members=7) for step in range(1, STEPS + 2)}
     if name == "poisoned":
         (record,) = steps[1]
         worst = min(record.members, key=lambda member: member.reward)
@@ -52,15 +53,17 @@ def groups_of(name: str) -> dict[int, list[GroupRecord]]:
     return steps
 
 
-def train(folder: Path, name: str, ranks: Ranks = ALONE, *, resumed: bool = False, steps: int = STEPS) -> FakeGateway:
-    """A trainer's life in `folder`/NAME on the model in `folder`/base (its head tied in `tied`)."""
+def train(folder: Path, name: str, ranks: Ranks = ALONE, *, resumed: bool = False, steps: int = STEPS) -> Trainer:
+    """A trainer's life in `folder`/NAME on the model in `folder`/base (its head tied in `tied`).
+
+    Rank 0 leaves what the gateway was told, and each rank how many of the model's parameters it held.
+    """
     sections = dict(SCENARIOS[name])
     base = folder / ("tied-base" if name == "tied" else "base")
     config = LearnerConfig.model_validate(
         {
             "rollout": {"steps": steps, "staleness_bound": 100},
-            # a clip that bites, an epsilon that lets the tiniest gradients move nothing
-            "optimizer": {"learning_rate": 1e-3, "clip_norm": 0.05, "epsilon": 1e-5},
+            "optimizer": {"learning_rate": 1e-3, "clip_norm": 0.05},
             **sections,
             "model": {"path": base, "device": "cpu", **sections.get("model", {})},
         }
@@ -70,7 +73,11 @@ def train(folder: Path, name: str, ranks: Ranks = ALONE, *, resumed: bool = Fals
     trainer = Trainer(RunConfig(folder=folder / name), config, port, ranks)
     trainer.start(resumed=resumed)
     trainer.run()
-    return gateway
+    if ranks.is_first:
+        (folder / name / "told.json").write_text(json.dumps([gateway.told, gateway.is_finished]))
+    held = [getattr(one, "to_local", lambda one=one: one)().numel() for one in trainer.policy.module.parameters()]
+    (folder / name / f"held-{ranks.rank}.json").write_text(json.dumps(sum(held)))
+    return trainer
 
 
 def main(words: list[str]) -> int:
@@ -78,11 +85,7 @@ def main(words: list[str]) -> int:
     folder = Path(words[0])
     with joined() as ranks:
         for name in words[1:]:
-            gateway = train(folder, name, ranks)
-            if ranks.is_first:
-                (folder / name / "told.json").write_text(json.dumps([gateway.told, gateway.is_finished]))
-            else:
-                assert not gateway.told
+            train(folder, name, ranks, resumed=(folder / name).exists())
     return 0
 
 

@@ -125,6 +125,28 @@ def test_a_learner_ends_with_the_cause_goes_on_after_it_and_leaves_nobody_behind
     assert load(SECTIONS, folder / "config.yaml", []).section("run", RunConfig).folder == folder
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_a_dead_rank_ends_the_run_with_its_name_and_one_process_goes_on(run, start):
+    folder, words = run
+    first = start(words, "--nproc", "2")
+    # each waits in words: rank 0 for the gateway's groups, rank 1 for what rank 0 is told
+    until(lambda: waits_in_life(folder, 1) and events(folder, "trainer-1", "step_waits"), first)
+    pids = children_of(folder)
+    assert set(pids) == {"gateway", "trainer rank 0", "trainer rank 1"}
+    os.kill(pids["trainer rank 1"], signal.SIGKILL)
+    _, said = first.communicate(timeout=DEADLINE_SECONDS)
+    assert first.returncode == 1
+    assert "the trainer rank 1 was ended by SIGKILL" in said.splitlines()[-1]
+    assert "trainer-1.jsonl, and go on with --resume" in said.splitlines()[-1]
+    assert all(is_gone(pid) for pid in pids.values())
+    second = start(words, "--resume")
+    until(lambda: waits_in_life(folder, 2), second)
+    assert "trainer" in children_of(folder)
+    second.terminate()
+    second.communicate(timeout=DEADLINE_SECONDS)
+    assert second.returncode == 0
+
+
 def test_a_dry_run_prints_the_configuration_and_starts_nothing(run, capsys):
     folder, words = run
     capsys.readouterr()
@@ -143,6 +165,7 @@ def test_a_dry_run_prints_the_configuration_and_starts_nothing(run, capsys):
         (["--learner.optimizer.learning_rte", "1"], "did you mean"),
         (["--learner.rollout.temperature", "0.7"], "behaviour log-probs are reported at temperature 1"),
         (["--learner.objective.kl_stop", "20"], "a step has one: set batch.epochs or minibatch"),
+        (["--nproc", "0"], "--nproc: a number of processes from 1 is wanted (got '0')"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, capsys, options, says):
@@ -184,28 +207,42 @@ def test_the_cause_is_what_the_child_said_last(tmp_path, code, printed, kind, sa
 
 
 @pytest.fixture
-def two_children(tmp_path):
-    """Starts two real processes under the children's names that run these statements."""
+def start_children(tmp_path):
+    """Starts real processes under the children's names (`_` for a space) that run these statements."""
     children = Children()
 
-    def start(gateway, trainer):
-        for name, statement in (("gateway", gateway), ("trainer", trainer)):
-            children.start(name, ["timeit", "-n1", "-r1", statement], output=tmp_path / f"{name}.out")
+    def start(**statements):
+        for name, statement in statements.items():
+            words = ["timeit", "-n1", "-r1", statement]
+            children.start(name.replace("_", " "), words, output=tmp_path / f"{name}.out")
         return children
 
     yield start
     children.stop(5)
 
 
-def test_a_trainer_that_lets_go_after_the_gateway_has_ended_well(tmp_path, two_children):
-    children = two_children("pass", "import time; time.sleep(1)")
+def test_a_trainer_that_lets_go_after_the_gateway_has_ended_well(tmp_path, start_children):
+    children = start_children(gateway="pass", trainer="import time; time.sleep(1)")
     metrics = MetricsReader(tmp_path / "metrics.jsonl")
     assert parent._wait_for_end(RunConfig(folder=tmp_path), children, metrics, [])
 
 
-def test_a_trainer_that_goes_on_without_its_gateway_is_a_failure(tmp_path, two_children, monkeypatch):
+def test_a_trainer_that_goes_on_without_its_gateway_is_a_failure(tmp_path, start_children, monkeypatch):
     monkeypatch.setattr(parent, "FAREWELL_SECONDS", 0.0)
-    children = two_children("pass", "import time; time.sleep(60)")
+    children = start_children(gateway="pass", trainer="import time; time.sleep(60)")
     metrics = MetricsReader(tmp_path / "metrics.jsonl")
     with pytest.raises(RunError, match="the gateway ended with exit code 0"):
+        parent._wait_for_end(RunConfig(folder=tmp_path), children, metrics, [])
+
+
+@pytest.mark.parametrize(("patience", "named"), [(60.0, "trainer rank 1 was ended by SIGKILL"), (0.0, "exit code 3")])
+def test_a_rank_that_lost_another_is_not_the_cause(tmp_path, start_children, monkeypatch, patience, named):
+    """Not unless nobody else ends."""
+    monkeypatch.setattr(parent, "CAUSE_SECONDS", patience)
+    killed = "import os, time; time.sleep(1); os.kill(os.getpid(), 9)" if patience else "import time; time.sleep(60)"
+    children = start_children(
+        gateway="import time; time.sleep(60)", trainer_rank_0="import os; os._exit(3)", trainer_rank_1=killed
+    )
+    metrics = MetricsReader(tmp_path / "metrics.jsonl")
+    with pytest.raises(RunError, match=named):
         parent._wait_for_end(RunConfig(folder=tmp_path), children, metrics, [])
