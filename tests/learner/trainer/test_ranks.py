@@ -109,10 +109,8 @@ def test_what_ranks_publish_is_what_one_process_publishes(folders, name):
     assert two.kind == one.kind
     assert two.probe.tokens == one.probe.tokens
     assert two.probe.log_probs == pytest.approx(one.probe.log_probs, rel=1e-5)
-    assert {key: entry.size for key, entry in two.files.items()} == {
-        key: entry.size for key, entry in one.files.items()
-    }
-    for file in one.files:
+    assert set(two.files) == set(one.files)
+    for file in set(one.files) - {"README.md"}:  # which states figures and the time
         if file.endswith(".safetensors"):
             assert relative(load_file(ours / file), load_file(theirs / file)) < RELATIVE
         else:
