@@ -96,7 +96,7 @@ class Ranks:
         """The global 2-norm of gradients, scalar: over all parameters, and over every rank's share of each."""
         if self.is_alone:
             return get_total_norm(gradients)
-        own = get_total_norm([_own(one) for one in gradients])
+        own = get_total_norm([own_share(one) for one in gradients])
         (squared,) = self.sums([float(own) ** 2])
         return own.new_tensor(squared**0.5)
 
@@ -241,7 +241,8 @@ def leave(act: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
     sys.exit(code)
 
 
-def _own(tensor: torch.Tensor) -> torch.Tensor:
+def own_share(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of a tensor: all of it when it is alone."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -1,7 +1,7 @@
 """Log-probs of a step's trajectories under the published versions that sampled them, with one copy of the LLM.
 
 The trained parameters take a version's values in place, tensor by tensor from its files, and afterwards those of the
-newest state again, bit for bit. Nothing is trained here; mismatch.py makes figures of what comes out.
+newest state again, bit for bit; of several ranks each its share, all in the same order. Nothing is trained here; mismatch.py makes figures of what comes out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from learner.trainer.advantage import Scored
 from learner.trainer.batch import MicroBatch, make_micro_batch
 from learner.trainer.mismatch import TokenSplit, drawn
 from learner.trainer.model import Policy, evaluating
+from learner.trainer.ranks import own_share, share_of
 
 log = get_logger(__name__)
 
@@ -146,7 +147,7 @@ def _take_files(parameters: Mapping[str, torch.nn.Parameter], files: Sequence[Pa
                 value = stored.get_tensor(name)
                 if value.shape != parameters[name].shape:
                     raise RunError(f"{file}: {name} has the shape {tuple(value.shape)}")
-                parameters[name].copy_(value)
+                parameters[name].copy_(share_of(value, parameters[name]))
                 missing.remove(name)
     if missing:
         raise RunError(f"no file holds {min(missing)}")
@@ -163,5 +164,8 @@ def _restore(policy: Policy, weights: Path, before: list[int]) -> None:
 
 
 def _digests(policy: Policy) -> list[int]:
-    """One number a trained parameter, the sum of its float32 bits as integers: other weights have other sums."""
-    return [int(value.detach().view(torch.int32).sum()) for value in policy.trainable().values()]
+    """One number a trained parameter, the sum of its float32 bits as integers: other weights have other sums.
+
+    Of several ranks each looks at its own share.
+    """
+    return [int(own_share(value.detach()).view(torch.int32).sum()) for value in policy.trainable().values()]

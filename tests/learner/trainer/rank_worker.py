@@ -25,7 +25,10 @@ from learner.trainer.ranks import ALONE, Ranks, joined, leave
 
 # 7 trajectories a step, minibatches of 3: ranks get unequal shares, and of the last one, which is one, one gets none
 SCENARIOS = {
-    "full": {"batch": {"micro_batch_tokens": 60, "minibatch": 3, "epochs": 2}},
+    "full": {
+        "batch": {"micro_batch_tokens": 60, "minibatch": 3, "epochs": 2},
+        "diagnostics": {"recomputed_share": 0.2},
+    },
     "tied": {"model": {"recompute_activations": True}, "batch": {"log_prob_chunk": 8}},
     "lora": {
         "model": {"training": "lora", "lora": {"rank": 3, "alpha": 6}},
