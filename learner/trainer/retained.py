@@ -1,7 +1,8 @@
 """Log-probs of a step's trajectories under the published versions that sampled them, with one copy of the LLM.
 
 The trained parameters take a version's values in place, tensor by tensor from its files, and afterwards those of the
-newest state again, bit for bit; of several ranks each its share, all in the same order. Nothing is trained here; mismatch.py makes figures of what comes out.
+newest state again, bit for bit; of several ranks each its share, all in the same order. Nothing is trained here;
+mismatch.py makes figures of what comes out.
 """
 
 from __future__ import annotations
