@@ -53,7 +53,6 @@ class RolloutConfig(Section):
     most_failures: int = Field(
         default=3, ge=1, description="lapsed and returned leases after which a member is dropped, count", examples=[3]
     )
-
     refill_most: int = Field(
         default=0,
         ge=0,

@@ -61,10 +61,10 @@ class BatchConfig(Section):
         examples=[32768],
     )
     log_prob_chunk: int = Field(
-        default=4096,
+        default=1024,
         ge=1,
         description="most positions whose logits over the vocabulary exist at a time, tokens",
-        examples=[1024],
+        examples=[4096],
     )
     epochs: int = Field(default=1, ge=1, description="passes over a step's trajectories, count", examples=[2])
     minibatch: int | None = Field(

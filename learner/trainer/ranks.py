@@ -89,7 +89,7 @@ class Ranks:
             return list(values)
         mine = torch.tensor(values, dtype=torch.float64)
         every = torch.empty(self.count, len(values), dtype=torch.float64)
-        dist.all_gather_into_tensor(every.flatten(), mine)
+        dist.all_gather_single(every.flatten(), mine)
         return [float(column) for column in every.sum(0)]
 
     def norm(self, gradients: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -118,10 +118,10 @@ class Ranks:
     def _gather(self, mine: bytes) -> list[bytes]:
         """Every rank's bytes, in order, on every rank."""
         sizes = torch.empty(self.count, dtype=torch.int64)
-        dist.all_gather_into_tensor(sizes, torch.tensor([len(mine)]))
+        dist.all_gather_single(sizes, torch.tensor([len(mine)]))
         longest = int(sizes.max())
         every = torch.empty(self.count * longest, dtype=torch.uint8)
-        dist.all_gather_into_tensor(every, _bytes_tensor(mine.ljust(longest, b"\0")))
+        dist.all_gather_single(every, _bytes_tensor(mine.ljust(longest, b"\0")))
         rows = every.view(self.count, longest).numpy()
         return [rows[rank, :size].tobytes() for rank, size in enumerate(sizes.tolist())]
 
