@@ -153,8 +153,10 @@ def _explain(error: ValidationError, sections: Mapping[str, type[Section]], conf
     path = tuple(str(part) for part in first["loc"])
     where = f"{config_file}: " if config_file is not None else ""
     if first["type"] != "extra_forbidden":
-        shown = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-        return f"{where}{'.'.join(path)}: {first['msg']}{shown}; see --help"
+        # what fits in no combination is a whole section's fault: its message names the keys, its input is all of them
+        is_one_key = first["type"] != "missing" and not isinstance(first["input"], dict | BaseModel)
+        shown = f" (got {first['input']!r})" if is_one_key else ""
+        return f"{where}{'.'.join(path)}: {first['msg'].removeprefix('Value error, ')}{shown}; see --help"
     model: type[BaseModel] | None = sections[path[0]]
     for key in path[1:-1]:
         model = _nested(model.model_fields[key].annotation) if model is not None else None

@@ -6,6 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from common.config import load
+from common.errors import UsageError
 from learner.config import LearnerConfig
 from learner.trainer.batch import Totals
 from learner.trainer.config import CorrectionConfig, ObjectiveConfig
@@ -123,3 +125,10 @@ def test_a_rejected_token_whose_ratio_is_infinite_spoils_nothing():
 def test_settings_that_contradict_each_other_are_refused(sections, says):
     with pytest.raises(ValidationError, match=says):
         LearnerConfig.model_validate(sections)
+
+
+def test_a_contradiction_is_told_in_one_line_without_all_the_rest():
+    with pytest.raises(UsageError) as caught:
+        load({"learner": LearnerConfig}, None, ["--learner.correction.weight", "token"])
+    assert str(caught.value).startswith("learner: correction.weight would correct twice: the clipped ratio is")
+    assert "got" not in str(caught.value)
