@@ -165,12 +165,7 @@ def padded(made):
 
 def compete(options):
     """In a child: one contestant's figures as JSON."""
-    import torch
-
-    torch.set_num_threads(options.threads)
-    vocabulary = building.SHAPES[options.shape]["vocabulary"]
-    made = building.trajectories(options.trajectories, options.longest, vocabulary)
-    warm = building.trajectories(8, 128, vocabulary, seed=1)
+    made, warm = building.prepared(options)
     if options.contestant in OURS:
         figures = ours(options.folder, made, warm, OURS[options.contestant], options.repeats)
     else:

@@ -183,3 +183,12 @@ def contestant(python, script, name, options, threads):
         )
         return {"failed": reason[:300]}
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def prepared(options):
+    """In a child: a contestant's trajectories, those that it warms up on, and torch's threads as asked for."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    vocabulary = SHAPES[options.shape]["vocabulary"]
+    return trajectories(options.trajectories, options.longest, vocabulary), trajectories(8, 128, vocabulary, seed=1)

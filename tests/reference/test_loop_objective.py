@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_rollouts import random_rollouts, without_proximal
 
 from learner.trainer.advantage import leave_one_out, normalised
 from learner.trainer.batch import Totals
@@ -19,20 +20,6 @@ few = settings(max_examples=25, deadline=None)  # the machine may be busy: no ti
 
 LEVELS = ("token", "turn", "trajectory")
 AGGREGATIONS = ("trajectory_mean", "unit_mean", "constant")
-
-
-def random_rollouts(seed, *, spread=0.3):
-    """1 to 4 rollouts of 1 to 3 turns of 1 to 5 tokens."""
-    rng = np.random.default_rng(seed)
-    rollouts = []
-    for _ in range(rng.integers(1, 5)):
-        turns = []
-        for _ in range(rng.integers(1, 4)):
-            log_mu = -3 * rng.random(rng.integers(1, 6))
-            log_pi = log_mu + spread * rng.standard_normal(len(log_mu))
-            turns.append(list(zip(log_pi.tolist(), log_mu.tolist(), strict=True)))
-        rollouts.append(turns)
-    return rollouts, (2 * rng.standard_normal(len(rollouts))).tolist()
 
 
 def as_tensors(rollouts, advantages, dtype=torch.float64):
@@ -75,7 +62,7 @@ def test_the_normalised_advantage_is_the_twins(rewards):
 @few
 @given(seed=st.integers(0, 10**6))
 def test_loss_and_gradient_are_the_twins(level, aggregation, form, higher, seed):
-    rollouts, advantages = random_rollouts(seed)
+    rollouts, advantages = without_proximal(*random_rollouts(seed))
     config = ObjectiveConfig(
         ratio=level, aggregation=aggregation, clip=0.2, clip_form=form, clip_higher=higher, divisor=7.0
     )
@@ -93,7 +80,7 @@ def test_loss_and_gradient_are_the_twins(level, aggregation, form, higher, seed)
 @few
 @given(seed=st.integers(0, 10**6))
 def test_a_clipped_token_is_one_without_gradient(level, seed):
-    rollouts, advantages = random_rollouts(seed, spread=0.5)
+    rollouts, advantages = without_proximal(*random_rollouts(seed, spread=0.5))
     log_probs, behaviour, rest = as_tensors(rollouts, advantages)
     made = policy_loss(log_probs, behaviour, **rest, objective=ObjectiveConfig(ratio=level, clip=0.2))
     made.loss.backward()

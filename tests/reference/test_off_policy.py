@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_rollouts import random_rollouts
 
 from learner.trainer.batch import Totals
 from learner.trainer.config import CorrectionConfig, ObjectiveConfig
@@ -17,21 +18,6 @@ from learner.trainer.loss import clip_bounds, policy_loss
 few = settings(max_examples=20, deadline=None)  # the machine may be busy: no time is asserted
 AGGREGATIONS = ("trajectory_mean", "unit_mean", "constant")
 LEVELS = ("token", "turn", "trajectory")
-
-
-def random_rollouts(seed, *, spread=0.4):
-    """1 to 4 rollouts of 1 to 3 turns of 1 to 5 tokens (log pi, log mu, log prox)."""
-    rng = np.random.default_rng(seed)
-    rollouts = []
-    for _ in range(rng.integers(1, 5)):
-        turns = []
-        for _ in range(rng.integers(1, 4)):
-            log_mu = -3 * rng.random(rng.integers(1, 6))
-            log_prox = log_mu + spread * rng.standard_normal(len(log_mu))
-            log_pi = log_prox + spread * rng.standard_normal(len(log_mu))
-            turns.append(list(zip(log_pi.tolist(), log_mu.tolist(), log_prox.tolist(), strict=True)))
-        rollouts.append(turns)
-    return rollouts, (2 * rng.standard_normal(len(rollouts))).tolist()
 
 
 class Case:

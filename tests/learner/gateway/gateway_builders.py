@@ -13,8 +13,10 @@ from common.config import LinkConfig
 from common.keys import actor_keys, new_keys
 from common.link import ActorLink
 from common.messages import PROTOCOL_VERSION, Ack, Hello, Lease, LeaseGrant, LeaseRequest, Trajectory
+from learner.gateway import books
 from learner.gateway.draw import EvaluationConfig, RolloutConfig, TaskDraw
 from learner.gateway.leases import LeaseBook
+from learner.gateway.ledger import open_database
 from learner.gateway.run_state import RunState
 
 TASKS = ("a_1", "a_2", "b_1", "b_2")
@@ -114,3 +116,12 @@ async def roll_out(link: ActorLink, *, count: int, reward: float = 0.5, actor: s
         *(link.request(make_trajectory(lease, reward=reward, actor=actor)) for lease in grant.leases)
     )
     return [answer for answer in answers if isinstance(answer, Ack)]
+
+
+def the_books(folder: Path) -> books.Books:
+    """The books of the run in `folder`, read beside whoever writes them."""
+    database = open_database(folder / "ledger.sqlite", read_only=True)
+    try:
+        return books.books(database)
+    finally:
+        database.close()

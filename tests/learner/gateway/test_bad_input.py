@@ -8,13 +8,12 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
-from gateway_builders import make_hello, make_run, make_trajectory
+from gateway_builders import make_hello, make_run, make_trajectory, the_books
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.messages import Ack, Lease, LeaseGrant, LeaseRequest, LeaseReturn, Message, Trajectory, Unreadable, encode
 from learner.gateway import books
-from learner.gateway.ledger import open_database
 from learner.gateway.reception import Reception
 from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_port import (
@@ -102,11 +101,7 @@ class Learner:
         return trained
 
     def books(self) -> books.Books:
-        database = open_database(self.folder / "ledger.sqlite", read_only=True)
-        try:
-            found = books.books(database)
-        finally:
-            database.close()
+        found = the_books(self.folder)
         assert found.balanced, found
         return found
 

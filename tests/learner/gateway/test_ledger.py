@@ -5,7 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from gateway_builders import make_run, make_trajectory
+from gateway_builders import make_run, make_trajectory, the_books
 
 from common.errors import RunError, UsageError
 from common.messages import encode
@@ -28,14 +28,6 @@ def arrive(run: RunState, count: int) -> list[str]:
         assert run.inbox.receive("actor-0", trajectory, encode(trajectory)).outcome == "ok"
     run.commit()
     return [lease.lease_id for lease in leases]
-
-
-def the_books(folder: Path) -> books.Books:
-    database = open_database(folder / "ledger.sqlite", read_only=True)
-    try:
-        return books.books(database)
-    finally:
-        database.close()
 
 
 def test_reopening_restores_leases_groups_draw_and_version(tmp_path: Path):

@@ -10,13 +10,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gateway_builders import TASKS, make_run, make_trajectory
+from gateway_builders import TASKS, make_run, make_trajectory, the_books
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.messages import Lease, Trajectory, encode
-from learner.gateway import books
 from learner.gateway.draw import TaskDraw
 from learner.gateway.ledger import open_database
 from learner.gateway.trainer_desk import TrainerDesk
@@ -230,11 +229,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def the_books_balance(self) -> None:
-        database = open_database(self.folder / "ledger.sqlite", read_only=True)
-        try:
-            found = books.books(database)
-        finally:
-            database.close()
+        found = the_books(self.folder)
         assert found.balanced, found
 
     @invariant()

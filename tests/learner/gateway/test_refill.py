@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gateway_builders import make_book, make_run, make_trajectory
+from gateway_builders import make_book, make_run, make_trajectory, the_books
 
 from common.messages import Lease, encode
 from common.metrics import MetricsReader
-from learner.gateway import books
-from learner.gateway.ledger import open_database
 from learner.gateway.run_state import RunState
 from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_port import Groups, NextGroups, Noted, Published, Resume, TrainerHello
@@ -55,14 +53,6 @@ def handed(run: RunState, step: int) -> list[str]:
     answer = tell(run, NextGroups(step=step))
     assert isinstance(answer, Groups), answer
     return [lease_id for group in answer.groups for lease_id in group.trajectory_ids]
-
-
-def the_books(folder: Path) -> books.Books:
-    database = open_database(folder / "ledger.sqlite", read_only=True)
-    try:
-        return books.books(database)
-    finally:
-        database.close()
 
 
 def draws(folder: Path) -> list[dict]:
