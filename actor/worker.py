@@ -32,8 +32,9 @@ from actor.episode import run_episode
 from actor.lease import Leases
 from actor.outbox import Outbox
 from actor.policy import EngineFailure, Policy, RequestFailure
-from actor.reload import Reloader, Versions
+from actor.reload import Reloader
 from actor.trajectory import trajectory_of
+from actor.versions import Versions
 from actor.world.build import find_world
 from actor.world.client import WorldHost
 from actor.world.grader import WorldFailure
@@ -41,8 +42,9 @@ from actor.world.install import appworld_python
 from common.checkpoint import Manifest
 from common.config import LinkConfig, RunConfig
 from common.errors import RunError
+from common.file_link import FileLink
 from common.keys import actor_keys
-from common.link import ActorLink, FileLink
+from common.link import ActorLink
 from common.log import get_logger
 from common.messages import (
     PROTOCOL_VERSION,

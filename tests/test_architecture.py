@@ -19,7 +19,7 @@ MODULES = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts).removesu
 DOORS = {
     "vllm": {"actor.policy"},
     "torch": {"learner", "actor.policy"},
-    "zmq": {"common.channel", "common.keys", "common.link", "common.sockets", "learner.gateway"},
+    "zmq": {"common.channel", "common.file_link", "common.keys", "common.link", "common.sockets", "learner.gateway"},
     "tokenizers": {"common.prompt", "learner.warm_start.tokenizer"},
     "matplotlib": {"common.curve"},
     "sqlite3": {"learner.gateway", "actor.outbox"},

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from actor.config import ReloadConfig
-from actor.reload import NOT_PROBED, Reloader, Versions
+from actor.reload import NOT_PROBED, Reloader
+from actor.versions import Versions
 from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, publish
 from common.errors import RunError
 from common.messages import FileChunk, ReloadReport

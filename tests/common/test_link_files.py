@@ -9,8 +9,8 @@ from link_ends import learner, run
 
 from common.config import LinkConfig
 from common.errors import RunError
+from common.file_link import FileLink
 from common.keys import actor_keys
-from common.link import FileLink
 from common.messages import FileChunk, FileRequest
 
 CONTENT = bytes(range(256)) * 9000  # four whole chunks and a bit

@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 from common.checkpoint import Manifest, Probe, publish
 from common.config import LinkConfig
 from common.errors import RunError
+from common.file_link import FileLink
 from common.keys import actor_keys
-from common.link import ActorLink, FileLink
+from common.link import ActorLink
 from common.messages import Heartbeat, HeartbeatReply, LeaseGrant, LeaseRequest
 from common.metrics import MetricsReader
 from learner.gateway.books import books
