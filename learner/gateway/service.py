@@ -7,7 +7,7 @@ Who waits for what, and who unblocks it:
     actor ── Trajectory ───► inbox ─► ledger ─► commit ─► Ack          waits for: the disk, nothing else
     trainer ─ NextGroups ──► book: enough ready groups                 waits for: trajectories (actors), parked <= 1 s
     trainer ─ Published ───► ledger ─► commit ─► Noted, Announcement to every actor
-    actor ── FileRequest ──► blobs                                     waits for: nothing
+    actor ── FileRequest ──► files desk                                waits for: nothing
     tick: leases nobody renewed lapse (their members are issued again) · silent actors are named · figures are written
 
 One thread. What arrived together is handled together and committed once; only then are the answers sent. A stalled
@@ -32,11 +32,12 @@ import zmq.asyncio
 from common.config import LinkConfig, RunConfig, Section, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import configure, get_logger
-from common.messages import FileRequest, Message, Unreadable, decode, decode_as, encode
+from common.messages import Message, Unreadable, decode_as, encode
 from common.sockets import connection_events, name_and_frames
 from learner.config import LearnerConfig
 from learner.gateway.blobs import Blobs
 from learner.gateway.draw import read_tasks
+from learner.gateway.files_desk import FilesDesk
 from learner.gateway.ports import Sockets, listening
 from learner.gateway.reception import Reception, Reminder
 from learner.gateway.run_state import RunState
@@ -84,6 +85,7 @@ class Gateway:
             is_connected=self._is_connected,
             is_listed=self._is_listed,
         )
+        self._files = FilesDesk(sockets.files, self._blobs, self.reception.peers.fetches)
 
     def stop(self) -> None:
         """End `serve` as soon as what is in hand is done."""
@@ -93,7 +95,7 @@ class Gateway:
         """Until the run is over or `stop`."""
         loops: list[Coroutine[Any, Any, None]] = [
             self._serve_actors(),
-            self._serve_files(),
+            self._files.serve(),
             self._serve_trainer(),
             self._tick(),
             self._watch_handshakes(),
@@ -178,33 +180,6 @@ class Gateway:
                 if event.what == "failed" and reminder.is_due():
                     reason = "the other side speaks no CURVE, or holds another learner.public"
                     log.warning("handshake_failed", endpoint=event.endpoint, reason=reason)
-
-    # --- files
-
-    async def _serve_files(self) -> None:
-        socket = self._sockets.files
-        while True:
-            name, parts = name_and_frames(await socket.recv_multipart(copy=False))
-            if len(parts) != 3:
-                continue
-            routing, number, body = parts
-            answer: Message
-            try:
-                request = decode(body)
-                answer = self._file_answer(name, request)
-            except ValueError as error:
-                answer = Unreadable(reason=str(error))
-            with contextlib.suppress(zmq.ZMQError):  # gone, or does not read: it asks again
-                await socket.send_multipart([routing, number, encode(answer)], flags=zmq.NOBLOCK)
-
-    def _file_answer(self, name: str, request: Message) -> Message:
-        if not isinstance(request, FileRequest):
-            return Unreadable(reason=f"{type(request).__name__} does not belong on the files port")
-        self.reception.peers.fetches(name, request.policy_version, time.monotonic())
-        chunk = self._blobs.chunk(request)
-        if chunk.error:
-            log.warning("chunk_missing", actor=name, version=request.policy_version, file=request.name, why=chunk.error)
-        return chunk
 
     # --- trainer
 

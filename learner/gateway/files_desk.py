@@ -1,0 +1,59 @@
+"""Stage 11, the gateway's files port: a question for a chunk comes in, the chunk goes out.
+
+Waits for nothing but the page cache: one chunk at a time is in memory, and an actor that does not read asks again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+import zmq
+import zmq.asyncio
+
+from common.log import get_logger
+from common.messages import FileRequest, Message, Unreadable, decode, encode
+from common.sockets import name_and_frames
+from learner.gateway.blobs import Blobs
+
+log = get_logger(__name__)
+
+
+class FilesDesk:
+    """Answers on the files port.
+
+    Args:
+        socket: the port's ROUTER.
+        blobs: what there is to fetch.
+        on_fetch: told who asks for which version, and when (seconds, monotonic): it is in use.
+    """
+
+    def __init__(self, socket: zmq.asyncio.Socket, blobs: Blobs, on_fetch: Callable[[str, int, float], None]) -> None:
+        self._socket = socket
+        self._blobs = blobs
+        self._on_fetch = on_fetch
+
+    async def serve(self) -> None:
+        """Until cancelled."""
+        while True:
+            name, parts = name_and_frames(await self._socket.recv_multipart(copy=False))
+            if len(parts) != 3:
+                continue
+            routing, number, body = parts
+            answer: Message
+            try:
+                answer = self._answer(name, decode(body))
+            except ValueError as error:
+                answer = Unreadable(reason=str(error))
+            with contextlib.suppress(zmq.ZMQError):  # gone, or does not read: it asks again
+                await self._socket.send_multipart([routing, number, encode(answer)], flags=zmq.NOBLOCK)
+
+    def _answer(self, name: str, request: Message) -> Message:
+        if not isinstance(request, FileRequest):
+            return Unreadable(reason=f"{type(request).__name__} does not belong on the files port")
+        self._on_fetch(name, request.policy_version, time.monotonic())
+        chunk = self._blobs.chunk(request)
+        if chunk.error:
+            log.warning("chunk_missing", actor=name, version=request.policy_version, file=request.name, why=chunk.error)
+        return chunk
