@@ -19,6 +19,7 @@ log = get_logger(__name__)
 GATHER_SECONDS = 0.05  # a slot that is free waits this long for others: members of a group come together
 ASK_AGAIN_SECONDS = 0.25  # after a grant of fewer than asked; news of a version or an ack asks at once
 REASON_CHARACTERS = 2000
+MOST_AT_ONCE = 1000  # leases that one request may ask for
 
 
 class Leases:
@@ -67,7 +68,7 @@ class Leases:
                 continue
             if 0 < self.free < self.slots:
                 await asyncio.sleep(GATHER_SECONDS)
-            wanted = self.free
+            wanted = min(self.free, MOST_AT_ONCE)
             grant = await self._request(LeaseRequest(count=wanted))
             if not isinstance(grant, LeaseGrant):
                 raise RunError(f"the learner answered a lease request with {type(grant).__name__}: versions differ?")

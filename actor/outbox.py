@@ -20,7 +20,8 @@ from typing import TypeVar
 from common.errors import RunError, UsageError
 from common.link import NotUnderstood
 from common.log import get_logger
-from common.messages import Ack, LeaseReturn, Message, Trajectory, decode, encode
+from common.messages import Ack, LeaseReturn, Message, Trajectory
+from common.wire import decode, encode
 
 log = get_logger(__name__)
 T = TypeVar("T")

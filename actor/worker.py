@@ -39,7 +39,7 @@ from actor.world.build import find_world
 from actor.world.client import WorldHost
 from actor.world.grader import WorldFailure
 from actor.world.install import appworld_python
-from common.checkpoint import Manifest
+from common.checkpoint import TOKENIZER, Manifest
 from common.config import LinkConfig, RunConfig
 from common.errors import RunError
 from common.file_link import FileLink
@@ -55,7 +55,8 @@ from common.messages import (
     Hello,
     Lease,
 )
-from common.prompt import Prompt
+from common.prompt import Prompt, form_digest
+from common.wire import schema_digest
 
 log = get_logger(__name__)
 ENGINE_STARTS = 4  # the first, and again after the engine died
@@ -71,6 +72,7 @@ class Worker:
         self._folder = config.folder or run.folder / "actors" / config.name
         keys = actor_keys(link.keys, config.name)
         self._instance = secrets.token_hex(8)
+        self._run_id = self._tokenizer_digest = ""  # not known yet
         self._link = ActorLink(link, keys, self._hello)
         self._files = FileLink(link, keys)
         self._leases = Leases(config.episodes, self._link.request)
@@ -117,6 +119,10 @@ class Worker:
             actor=self._config.name,
             instance=self._instance,
             slots=self._config.episodes,
+            schema_digest=schema_digest(),
+            prompt_digest=form_digest(),
+            tokenizer_digest=self._tokenizer_digest,
+            run_id=self._run_id,
             lease_ids=self._held(),
         )
 
@@ -126,6 +132,7 @@ class Worker:
     async def _live(self) -> None:
         """All of an actor's life but its leaving."""
         welcome = await self._link.connect()
+        self._run_id = welcome.run_id
         self._versions = Versions(self._folder / "versions", welcome.run_id, self._files)
         self._versions.heard(welcome.policy_version, welcome.manifest_digest)
         self._outbox = Outbox(self._folder / "spool.sqlite", welcome.run_id, self._link.request, self._on_ack)
@@ -256,6 +263,8 @@ class Worker:
         self._doing = "vLLM's engine to start"
         await importing
         prompt = Prompt.load(folder)
+        entry = manifest.files.get(TOKENIZER)
+        self._tokenizer_digest = entry.sha256 if entry is not None else ""
         self._policy = policy = await Policy.start(
             folder,
             manifest.policy_version,

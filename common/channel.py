@@ -15,8 +15,9 @@ import zmq
 import zmq.asyncio
 
 from common.log import get_logger
-from common.messages import Message, decode
+from common.messages import Message
 from common.sockets import connection_events
+from common.wire import decode
 
 log = get_logger(__name__)
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from common.errors import RunError
 
 MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"  # of every full version
 
 
 class FileEntry(BaseModel):

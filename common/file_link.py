@@ -20,8 +20,9 @@ from common.config import LinkConfig
 from common.errors import RunError
 from common.keys import ActorKeys
 from common.log import get_logger
-from common.messages import FileChunk, FileRequest, Message, Unreadable, encode
+from common.messages import FileChunk, FileRequest, Message, Unreadable
 from common.sockets import client_socket
+from common.wire import encode
 
 log = get_logger(__name__)
 

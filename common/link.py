@@ -30,9 +30,9 @@ from common.messages import (
     Refused,
     Unreadable,
     Welcome,
-    encode,
 )
 from common.sockets import client_socket
+from common.wire import encode
 
 log = get_logger(__name__)
 

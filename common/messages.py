@@ -1,25 +1,23 @@
-"""Everything that crosses the link, one type a message, and the msgpack code that carries it.
+"""Everything that crosses the link, one type a message (stages 1, 3, 4 and 11); `common.wire` makes frames of them.
 
-Stages 1 (`Lease`), 3 (`Trajectory`), 4 (the wire) and 11 (`Announcement`). A message is one msgpack map; arrays
-travel as little-endian bytes inside it (a 32k-token trajectory decodes in 0.02 ms so, in 1.8 ms as a list). What does
-not validate is answered with its reason, never raised past `decode`'s `ValueError`.
+Arrays travel as little-endian bytes (a 32k-token trajectory decodes in 0.02 ms so, in 1.8 ms as a list). PROTOCOL.md
+beside this file says the same for who writes another client; a test holds the two together.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import msgpack
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PROTOCOL_VERSION = 1
-MAX_MESSAGE_BYTES = 64 << 20
+PROTOCOL_VERSION = 2
 MAX_TOKENS = 1 << 20
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.:@-]+$")]
 
 
@@ -175,7 +173,17 @@ class Hello(Message):
         description="drawn anew by each process: tells a restarted actor from a second one",
         examples=["9f3a61c02b7d4e58"],
     )
-    slots: int = Field(ge=1, description="episodes at a time, count", examples=[32])
+    slots: int = Field(ge=1, le=10_000, description="episodes at a time, count", examples=[32])
+    schema_digest: Digest = Field(description="of the messages that it knows, sha256 in hex", examples=["ab" * 32])
+    prompt_digest: Digest = Field(description="of the prompt's form, sha256 in hex", examples=["ab" * 32])
+    tokenizer_digest: Digest | Literal[""] = Field(
+        default="",
+        description="sha256 of the tokenizer.json that it works with, in hex; empty before it has one",
+        examples=["ab" * 32],
+    )
+    run_id: Identifier | Literal[""] = Field(
+        default="", description="the run that it joined; empty before its first `Welcome`", examples=["tiny-1"]
+    )
     lease_ids: tuple[Identifier, ...] = Field(
         default=(),
         max_length=100_000,
@@ -194,6 +202,11 @@ class Welcome(Message):
         description="sha256 of its manifest, hex, empty before the first", examples=["ab" * 32]
     )
     heartbeat_seconds: float = Field(gt=0, description="how often a heartbeat is expected, seconds", examples=[2.0])
+    credit_bytes: int = Field(
+        ge=0,
+        description="trajectories that may be under way unacknowledged, bytes; a single one may always be",
+        examples=[64 << 20],
+    )
 
 
 class Refused(Message):
@@ -219,7 +232,7 @@ class LeaseRequest(Message):
     """An actor has free slots. Answered with `LeaseGrant`."""
 
     kind: Literal["lease_request"] = "lease_request"
-    count: int = Field(ge=1, le=100_000, description="free slots, count", examples=[6])
+    count: int = Field(ge=1, le=1_000, description="free slots, count", examples=[6])
 
 
 class LeaseGrant(Message):
@@ -241,6 +254,9 @@ class LeaseReturn(Message):
     failure: bool = Field(
         default=True, description="whether it counts towards the member's failures; a leave does not", examples=[False]
     )
+    tokens: int = Field(
+        default=0, ge=0, description="tokens that its episode had reached, count; 0: not known", examples=[180]
+    )
 
 
 class Ack(Message):
@@ -254,6 +270,11 @@ class Ack(Message):
     reason: str = Field(default="", description="why, when not ok", examples=["lag 9 above the bound 4"])
     policy_version: int = Field(ge=-1, description="current version", examples=[12])
     manifest_digest: str = Field(description="sha256 of its manifest, hex", examples=["ab" * 32])
+    credit_bytes: int = Field(
+        ge=0,
+        description="trajectories that may be under way unacknowledged, bytes; a single one may always be",
+        examples=[64 << 20],
+    )
 
 
 class Heartbeat(Message):
@@ -282,6 +303,11 @@ class HeartbeatReply(Message):
     manifest_digest: str = Field(description="sha256 of its manifest, hex", examples=["ab" * 32])
     cancelled: tuple[Identifier, ...] = Field(default=(), description="leases no longer wanted", examples=[()])
     finished: bool = Field(default=False, description="the run is over: leave politely", examples=[False])
+    credit_bytes: int = Field(
+        ge=0,
+        description="trajectories that may be under way unacknowledged, bytes; a single one may always be",
+        examples=[64 << 20],
+    )
 
 
 class Announcement(Message):
@@ -363,35 +389,3 @@ AnyMessage = Annotated[
     | FileChunk,
     Field(discriminator="kind"),
 ]
-_ANY: TypeAdapter[Any] = TypeAdapter(AnyMessage)
-
-
-def encode(message: Message) -> bytes:
-    """One frame. Raises ValueError when it is larger than any peer would take."""
-    frame: bytes = msgpack.packb(message.model_dump(), use_bin_type=True)
-    if len(frame) > MAX_MESSAGE_BYTES:
-        raise ValueError(f"message of {len(frame)} bytes, allowed are {MAX_MESSAGE_BYTES}")
-    return frame
-
-
-def decode(frame: bytes) -> Message:
-    """The message in a frame. Raises ValueError with one line that names the field, for whatever is not one."""
-    message: Message = decode_as(_ANY, frame)
-    return message
-
-
-def decode_as(kinds: TypeAdapter[Any], frame: bytes) -> Any:
-    """As `decode`, for another set of messages (the trainer's port has its own)."""
-    if len(frame) > MAX_MESSAGE_BYTES:
-        raise ValueError(f"frame of {len(frame)} bytes, allowed are {MAX_MESSAGE_BYTES}")
-    try:
-        # use_list=False: tuples are what frozen messages hold, and strict validation takes no list for them
-        plain = msgpack.unpackb(frame, raw=False, strict_map_key=True, use_list=False)
-        return kinds.validate_python(plain)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        # what came may be quoted in the reason, line ends and all
-        raise ValueError(" ".join(f"{where}: {first['msg']}".split())) from None
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
-        raise ValueError(f"not a msgpack message: {error}") from None

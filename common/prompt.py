@@ -21,9 +21,15 @@ START, STOP = "<|im_start|>", "<|im_end|>"
 SYSTEM = "Write python using apis; end with apis.supervisor.complete_task."
 TASK = "I am {first_name} {last_name} ({email}, {phone_number}).\n{instruction}"
 CUT_NOTE = "[{count} more characters]"
+FORM = 1  # +1 when the same text would become other tokens, or the same tokens other code
 MOST_CHARACTERS_PER_TOKEN = 64  # beyond room * this no text can fit, so it need not be encoded to be cut
 
 _FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+def form_digest() -> str:
+    """sha256 (hex) of what is fixed about prompts, without a tokenizer; learner and actor must have the same."""
+    return hashlib.sha256(f"{FORM}\0{START}\0{STOP}\0{SYSTEM}\0{TASK}\0{CUT_NOTE}".encode()).hexdigest()
 
 
 class Supervisor(Protocol):
@@ -61,8 +67,7 @@ class Prompt:
         self._newline = self._encode("\n")
         self._system = [start, *self._encode(f"system\n{SYSTEM}"), stop, *self._newline]
         self._reply_header = [*self._newline, start, *self._encode("assistant\n")]
-        form = f"{START}\0{STOP}\0{SYSTEM}\0{TASK}\0{CUT_NOTE}\0{tokenizer.to_str()}"
-        self.digest: str = hashlib.sha256(form.encode()).hexdigest()
+        self.digest: str = hashlib.sha256(f"{form_digest()}\0{tokenizer.to_str()}".encode()).hexdigest()
         self.stop_ids: tuple[int, ...] = (stop,)
         self.vocabulary_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
 

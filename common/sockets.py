@@ -18,7 +18,7 @@ from zmq.utils.monitor import recv_monitor_message
 from common.errors import UsageError
 from common.keys import ActorKeys, KeyList, KeyPair, fingerprint
 from common.log import get_logger
-from common.messages import MAX_MESSAGE_BYTES
+from common.wire import MAX_MESSAGE_BYTES
 
 log = get_logger(__name__)
 

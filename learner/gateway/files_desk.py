@@ -13,8 +13,9 @@ import zmq
 import zmq.asyncio
 
 from common.log import get_logger
-from common.messages import FileRequest, Message, Unreadable, decode, encode
+from common.messages import FileRequest, Message, Unreadable
 from common.sockets import name_and_frames
+from common.wire import decode, encode
 from learner.gateway.blobs import Blobs
 
 log = get_logger(__name__)

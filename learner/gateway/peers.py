@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from common.messages import PROTOCOL_VERSION, Heartbeat, Hello, Refused
+from common.messages import Heartbeat, Hello, Refused
 
 
 @dataclass(slots=True, eq=False)
@@ -40,12 +40,7 @@ class Peers:
     def hello(
         self, name: str, hello: Hello, routing: bytes, now: float, is_connected: Callable[[bytes], bool]
     ) -> Peer | Refused:
-        """Let an actor in, or say why it stays outside."""
-        if hello.protocol != PROTOCOL_VERSION:
-            reason = f"protocol {hello.protocol} there, {PROTOCOL_VERSION} here: install the same version on both sides"
-            return Refused(reason=reason)
-        if hello.actor != name:
-            return Refused(reason=f"it calls itself {hello.actor}, but its key is {name}'s: use the key of that name")
+        """Let an actor in, or say why it waits outside."""
         old = self._by_name.get(name)
         anew = old is None or old.instance != hello.instance
         if old is not None and anew and not old.left:

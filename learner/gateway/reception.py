@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
-import msgpack
 from pydantic import TypeAdapter
 
 from common.log import get_logger
 from common.messages import (
+    PROTOCOL_VERSION,
     Ack,
     Goodbye,
     Heartbeat,
@@ -28,13 +29,16 @@ from common.messages import (
     Trajectory,
     Unreadable,
     Welcome,
-    decode,
 )
+from common.prompt import form_digest
+from common.wire import decode, schema_digest, unpack
+from learner.gateway.handshake import Common, other_protocol
 from learner.gateway.leases import Verdict
 from learner.gateway.peers import Peer, Peers
 from learner.gateway.run_state import RunState
 
 log = get_logger(__name__)
+CREDIT_BYTES = 64 << 20
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
@@ -117,6 +121,10 @@ class Reception:
         now = self._clock()
         if not self._is_listed(name):
             return Refused(reason=f"the key of {name} was removed from the list")
+        common = Common(self._run.run_id, schema_digest(), form_digest(), self._run.tokenizer_digest)
+        difference = common.difference(name, hello)
+        if difference:
+            return self._refuse(name, difference)
         peer = self.peers.hello(name, hello, routing, now, self._is_connected)
         if isinstance(peer, Refused):
             log.warning("actor_refused", actor=name, reason=peer.reason)
@@ -130,7 +138,12 @@ class Reception:
             policy_version=self._run.policy_version,
             manifest_digest=self._run.manifest_digest,
             heartbeat_seconds=self._heartbeat_seconds,
+            credit_bytes=CREDIT_BYTES,
         )
+
+    def _refuse(self, name: str, reason: str) -> Refused:
+        log.warning("actor_refused", actor=name, reason=reason)
+        return Refused(reason=reason)
 
     def _heartbeat(self, peer: Peer, heartbeat: Heartbeat) -> HeartbeatReply:
         peer.heartbeat = heartbeat
@@ -174,7 +187,11 @@ class Reception:
     def _unreadable(self, name: str, body: bytes, reason: str) -> Message:
         self.unreadable += 1
         log.warning("frame_unreadable", actor=name, bytes=len(body), reason=reason)
-        trajectory_id = _trajectory_id_in(body)
+        told = _what_it_tells(body)
+        if told.get("kind") == "hello" and told.get("protocol") != PROTOCOL_VERSION:
+            # another version's Hello may have other fields: what differs is the version
+            return self._refuse(name, other_protocol(told.get("protocol")))
+        trajectory_id = _trajectory_id_in(told)
         if trajectory_id is None:
             return Unreadable(reason=reason)
         return self._ack(trajectory_id, self._run.inbox.reject_unreadable(name, trajectory_id, reason))
@@ -186,6 +203,7 @@ class Reception:
             reason=verdict.reason,
             policy_version=self._run.policy_version,
             manifest_digest=self._run.manifest_digest,
+            credit_bytes=CREDIT_BYTES,
         )
 
     def _reply(self, cancelled: list[str]) -> HeartbeatReply:
@@ -194,6 +212,7 @@ class Reception:
             manifest_digest=self._run.manifest_digest,
             cancelled=tuple(cancelled),
             finished=self._run.finished,
+            credit_bytes=CREDIT_BYTES,
         )
 
 
@@ -217,10 +236,17 @@ class Reminder:
         self._said_at = -self._seconds
 
 
-def _trajectory_id_in(frame: bytes) -> str | None:
-    """The id in a frame that claims to be a trajectory and may fail to be one; so its sender can be answered by id."""
+def _what_it_tells(frame: bytes) -> dict[str, Any]:
+    """The fields of a frame that is a map but no message; none when it is not even that."""
     try:
-        plain = msgpack.unpackb(frame, raw=False, strict_map_key=True, use_list=False)
-        return _ID.validate_python(plain["trajectory_id"]) if plain["kind"] == "trajectory" else None
-    except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException, RecursionError):
+        return unpack(frame)
+    except ValueError:
+        return {}
+
+
+def _trajectory_id_in(told: dict[str, Any]) -> str | None:
+    """The id in what claims to be a trajectory and fails to be one; so its sender can be answered by id."""
+    try:
+        return _ID.validate_python(told["trajectory_id"]) if told.get("kind") == "trajectory" else None
+    except (ValueError, KeyError):
         return None

@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import UsageError
+from common.checkpoint import TOKENIZER, folder_of, read_manifest
+from common.errors import RunError, UsageError
 from common.messages import Announcement
 from common.metrics import MetricsFile
 from learner.gateway.course import Course
@@ -80,6 +81,20 @@ class RunState:
     @property
     def finished(self) -> bool:
         return self.course.phase == "done"
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """sha256 of the current version's tokenizer.json, or of the version that it sits on; empty when it has none."""
+        version: int | None = self.policy_version if self.current else None
+        while version is not None:
+            try:
+                manifest, _ = read_manifest(folder_of(self.folder / "checkpoints", version))
+            except RunError:
+                return ""
+            if TOKENIZER in manifest.files:
+                return manifest.files[TOKENIZER].sha256
+            version = manifest.base_version
+        return ""
 
     def take_up_version(self) -> None:
         """The current version and the steps made, as the ledger has them."""

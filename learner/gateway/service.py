@@ -32,8 +32,9 @@ import zmq.asyncio
 from common.config import LinkConfig, RunConfig, Section, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import configure, get_logger
-from common.messages import Message, Unreadable, decode_as, encode
+from common.messages import Message, Unreadable
 from common.sockets import connection_events, name_and_frames
+from common.wire import decode_as, encode
 from learner.config import LearnerConfig
 from learner.gateway.blobs import Blobs
 from learner.gateway.draw import read_tasks

@@ -22,7 +22,8 @@ from pydantic import Field, TypeAdapter
 
 from common.errors import RunError
 from common.log import get_logger
-from common.messages import Identifier, Message, Trajectory, decode, decode_as, encode
+from common.messages import Identifier, Message, Trajectory
+from common.wire import decode, decode_as, encode
 
 log = get_logger(__name__)
 

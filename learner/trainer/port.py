@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from common.messages import decode_as, encode
+from common.wire import decode_as, encode
 from learner.gateway.trainer_port import (
     GroupHeader,
     GroupRecord,

@@ -18,7 +18,9 @@ class Learner:
     async def request(self, message):
         self.got.append(message)
         if isinstance(message, LeaseReturn):
-            return Ack(trajectory_id=message.lease_id, outcome="ok", policy_version=0, manifest_digest="")
+            return Ack(
+                trajectory_id=message.lease_id, outcome="ok", policy_version=0, manifest_digest="", credit_bytes=1 << 20
+            )
         if self.grants:
             return LeaseGrant(leases=self.grants.pop(0))
         return LeaseGrant(leases=(), waiting_for="step 3, which is under way")
@@ -169,7 +171,7 @@ def test_a_lease_that_the_learner_cancelled_before_it_began_is_forgotten():
 
 def test_an_answer_of_another_kind_ends_the_asking():
     async def request(_message):
-        return HeartbeatReply(policy_version=1, manifest_digest="")
+        return HeartbeatReply(policy_version=1, manifest_digest="", credit_bytes=1 << 20)
 
     with pytest.raises(RunError, match="HeartbeatReply"):
         asyncio.run(Leases(1, request).ask(may))

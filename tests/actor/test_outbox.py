@@ -16,7 +16,9 @@ def make_trajectory(lease_id):
 
 
 def make_ack(trajectory_id, outcome="ok"):
-    return Ack(trajectory_id=trajectory_id, outcome=outcome, policy_version=3, manifest_digest="ab")
+    return Ack(
+        trajectory_id=trajectory_id, outcome=outcome, policy_version=3, manifest_digest="ab", credit_bytes=1 << 20
+    )
 
 
 class Learner:
@@ -161,7 +163,7 @@ def test_a_trajectory_that_the_learner_cannot_read_is_not_sent_for_ever(tmp_path
 
 def test_an_answer_that_is_no_ack_keeps_the_trajectory(tmp_path):
     async def request(_message):
-        return HeartbeatReply(policy_version=1, manifest_digest="")
+        return HeartbeatReply(policy_version=1, manifest_digest="", credit_bytes=1 << 20)
 
     outbox = Outbox(tmp_path / "spool.sqlite", "run", request, print)
 

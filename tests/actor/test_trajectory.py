@@ -4,7 +4,7 @@ from scripted import make_lease
 
 from actor.episode import Episode, Turn
 from actor.trajectory import trajectory_of
-from common.messages import decode, encode
+from common.wire import decode, encode
 
 
 def make_episode(ids, turns, **fields):

@@ -52,9 +52,13 @@ class Scene:
             return LeaseGrant(leases=tuple(granted), waiting_for="" if granted else "nothing left")
         if isinstance(message, Trajectory | LeaseReturn):
             name = message.trajectory_id if isinstance(message, Trajectory) else message.lease_id
-            return Ack(trajectory_id=name, outcome="ok", policy_version=0, manifest_digest=DIGEST)
+            return Ack(trajectory_id=name, outcome="ok", policy_version=0, manifest_digest=DIGEST, credit_bytes=1 << 20)
         return HeartbeatReply(
-            policy_version=0, manifest_digest=DIGEST, cancelled=self.cancelled, finished=self.finished
+            policy_version=0,
+            manifest_digest=DIGEST,
+            cancelled=self.cancelled,
+            finished=self.finished,
+            credit_bytes=1 << 20,
         )
 
 
@@ -70,7 +74,9 @@ class Link(Scripted):
 
     async def connect(self):
         self.scene.seen.append(self.hello())
-        return Welcome(run_id="run", policy_version=0, manifest_digest=DIGEST, heartbeat_seconds=0.01)
+        return Welcome(
+            run_id="run", policy_version=0, manifest_digest=DIGEST, heartbeat_seconds=0.01, credit_bytes=1 << 20
+        )
 
     async def request(self, message):
         await asyncio.sleep(0)

@@ -175,10 +175,19 @@ async def send_all(options):
     from common.keys import actor_keys
     from common.link import ActorLink
     from common.messages import PROTOCOL_VERSION, Goodbye, Hello, LeaseRequest
+    from common.prompt import form_digest
+    from common.wire import schema_digest
 
     where = json.loads((options.folder / "gateway.json").read_text())
     config = LinkConfig(port=where["port"], files_port=where["files_port"], keys=options.folder / "keys")
-    hello = Hello(protocol=PROTOCOL_VERSION, actor="actor-0", instance="bench", slots=options.count)
+    hello = Hello(
+        protocol=PROTOCOL_VERSION,
+        actor="actor-0",
+        instance="bench",
+        slots=options.count,
+        schema_digest=schema_digest(),
+        prompt_digest=form_digest(),
+    )
     link = ActorLink(config, actor_keys(config.keys, "actor-0"), lambda: hello)
     welcome = await link.connect()
     leases = (await link.request(LeaseRequest(count=options.count))).leases

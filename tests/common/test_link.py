@@ -14,15 +14,9 @@ from structlog.testing import capture_logs
 from common.channel import backoff
 from common.errors import RunError, UsageError
 from common.keys import learner_keys, new_keys
-from common.messages import (
-    Announcement,
-    Goodbye,
-    Hello,
-    Refused,
-    Unreadable,
-    encode,
-)
+from common.messages import Announcement, Goodbye, Hello, Refused, Unreadable
 from common.sockets import server_socket
+from common.wire import encode
 
 
 def test_an_actor_is_known_by_its_keys_name(keys):

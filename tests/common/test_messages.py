@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import messages
-from common.messages import Ack, Heartbeat, Lease, Sampling, Trajectory, decode, encode
+from common import messages, wire
+from common.messages import Ack, Heartbeat, Lease, Sampling, Trajectory
+from common.wire import decode, encode
 
 
 def make_lease() -> Lease:
@@ -116,15 +117,15 @@ def test_what_differs_is_named():
 
 
 def test_an_unknown_field_is_refused():
-    plain = Ack(trajectory_id="g1.0.0", outcome="ok", policy_version=1, manifest_digest="ab").model_dump()
+    plain = example_of(Ack).model_dump()
     with pytest.raises(ValueError, match=r"^ack\.extra: "):
         decode(msgpack.packb({**plain, "extra": 1}))
 
 
 def test_a_message_that_no_peer_would_take_is_not_sent(monkeypatch):
-    monkeypatch.setattr(messages, "MAX_MESSAGE_BYTES", 10)
+    monkeypatch.setattr(wire, "MAX_MESSAGE_BYTES", 10)
     with pytest.raises(ValueError, match="allowed are 10"):
-        encode(Ack(trajectory_id="g1.0.0", outcome="ok", policy_version=1, manifest_digest="ab"))
+        encode(example_of(Ack))
     with pytest.raises(ValueError, match="allowed are 10"):
         decode(b"x" * 11)
 

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 from system.conftest import run_loop
 
 from common.checkpoint import folder_of, published_versions, read_manifest, verify
-from common.messages import Trajectory, decode
+from common.messages import Trajectory
 from common.prompt import Prompt
+from common.wire import decode
 
 
 def rows(file, query, *values):

@@ -13,6 +13,8 @@ from common.config import LinkConfig
 from common.keys import actor_keys, new_keys
 from common.link import ActorLink
 from common.messages import PROTOCOL_VERSION, Ack, Hello, Lease, LeaseGrant, LeaseRequest, Trajectory
+from common.prompt import form_digest
+from common.wire import schema_digest
 from learner.gateway import books
 from learner.gateway.draw import EvaluationConfig, RolloutConfig, TaskDraw
 from learner.gateway.leases import LeaseBook
@@ -85,9 +87,18 @@ def make_trajectory(
     )
 
 
-def make_hello(actor: str = "actor-0", *, instance: str = "i0", held: Sequence[str] = (), protocol: int = 1) -> Hello:
-    assert PROTOCOL_VERSION == 1
-    return Hello(protocol=protocol, actor=actor, instance=instance, slots=4, lease_ids=tuple(held))
+def make_hello(actor: str = "actor-0", *, held: Sequence[str] = (), **changes: object) -> Hello:
+    values = {
+        "protocol": PROTOCOL_VERSION,
+        "actor": actor,
+        "instance": "i0",
+        "slots": 4,
+        "schema_digest": schema_digest(),
+        "prompt_digest": form_digest(),
+        "lease_ids": tuple(held),
+        **changes,
+    }
+    return Hello(**values)
 
 
 def make_keys(folder: Path, *actors: str) -> Path:

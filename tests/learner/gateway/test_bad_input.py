@@ -12,7 +12,17 @@ from gateway_builders import make_hello, make_run, make_trajectory, the_books
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.messages import Ack, Lease, LeaseGrant, LeaseRequest, LeaseReturn, Message, Trajectory, Unreadable, encode
+from common.messages import (
+    Ack,
+    Lease,
+    LeaseGrant,
+    LeaseRequest,
+    LeaseReturn,
+    Message,
+    Trajectory,
+    Unreadable,
+)
+from common.wire import encode
 from learner.gateway import books
 from learner.gateway.reception import Reception
 from learner.gateway.trainer_desk import TrainerDesk

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from gateway_builders import make_run, make_trajectory
 
-from common.messages import Lease, encode
+from common.messages import Lease
 from common.metrics import MetricsReader
+from common.wire import encode
 from learner.gateway.ledger import Version
 from learner.gateway.run_state import RunState
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from gateway_builders import make_run, make_trajectory
 
-from common.messages import Lease, Trajectory, encode
+from common.messages import Lease, Trajectory
+from common.wire import encode
 from learner.gateway.ledger import Version
 from learner.gateway.run_state import RunState
 

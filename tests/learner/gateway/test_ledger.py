@@ -8,7 +8,7 @@ import pytest
 from gateway_builders import make_run, make_trajectory, the_books
 
 from common.errors import RunError, UsageError
-from common.messages import encode
+from common.wire import encode
 from learner.gateway import books
 from learner.gateway.ledger import Ledger, Version, open_database
 from learner.gateway.run_state import RunState

@@ -54,19 +54,6 @@ def test_the_same_process_may_connect_anew():
     assert peers.hear("actor-0", b"r2", 0.2) is not None
 
 
-def test_a_name_that_is_not_the_keys_is_refused_for_good():
-    refused = Peers(silence=6.0).hello("actor-1", make_hello("actor-0"), b"r1", 0.0, connected)
-    assert isinstance(refused, Refused)
-    assert not refused.temporary
-    assert refused.reason == "it calls itself actor-0, but its key is actor-1's: use the key of that name"
-
-
-def test_another_protocol_is_refused_with_both_numbers():
-    refused = Peers(silence=6.0).hello("actor-0", make_hello(protocol=2), b"r1", 0.0, connected)
-    assert isinstance(refused, Refused)
-    assert refused.reason.startswith("protocol 2 there, 1 here")
-
-
 def test_silence_is_told_once():
     peers = Peers(silence=6.0)
     peers.hello("actor-0", make_hello(), b"r1", 0.0, connected)

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common.messages import Lease, Trajectory, encode
+from common.messages import Lease, Trajectory
+from common.wire import encode
 from learner.gateway.draw import TaskDraw
 from learner.gateway.ledger import open_database
 from learner.gateway.trainer_desk import TrainerDesk

@@ -20,8 +20,8 @@ from common.messages import (
     Refused,
     Unreadable,
     Welcome,
-    encode,
 )
+from common.wire import encode
 from learner.gateway.ledger import Version
 from learner.gateway.reception import Reception, Reminder
 
@@ -81,7 +81,11 @@ def test_a_welcome_says_which_run_and_which_version(desk):
     desk.publish(1)
     welcome = desk.say(make_hello())
     assert welcome == Welcome(
-        run_id=desk.run.run_id, policy_version=1, manifest_digest="01" * 32, heartbeat_seconds=2.0
+        run_id=desk.run.run_id,
+        policy_version=1,
+        manifest_digest="01" * 32,
+        heartbeat_seconds=2.0,
+        credit_bytes=welcome.credit_bytes,
     )
 
 
@@ -161,7 +165,7 @@ def test_a_frame_that_is_no_message_is_answered_so(desk, frame):
 
 def test_what_only_a_learner_says_is_not_taken_from_an_actor(desk):
     desk.say(make_hello())
-    welcome = Welcome(run_id="r", policy_version=9, manifest_digest="", heartbeat_seconds=1.0)
+    welcome = Welcome(run_id="r", policy_version=9, manifest_digest="", heartbeat_seconds=1.0, credit_bytes=1 << 20)
     assert desk.say(welcome) == Unreadable(reason="Welcome is nothing that an actor says")
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from gateway_builders import make_book, make_run, make_trajectory, the_books
 
-from common.messages import Lease, encode
+from common.messages import Lease
 from common.metrics import MetricsReader
+from common.wire import encode
 from learner.gateway.run_state import RunState
 from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_port import Groups, NextGroups, Noted, Published, Resume, TrainerHello

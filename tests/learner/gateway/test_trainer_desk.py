@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gateway_builders import make_run, make_trajectory
 
-from common.messages import decode, encode
+from common.wire import decode, encode
 from learner.gateway import books
 from learner.gateway.ledger import open_database
 from learner.gateway.run_state import RunState

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from trainer_building import make_model_folder, random_trajectory
 
 from common.keys import new_keys
-from common.messages import encode
+from common.wire import encode
 from learner.config import LearnerConfig
 from learner.gateway.run_state import RunState
 from learner.gateway.trainer_desk import TrainerDesk
