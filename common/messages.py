@@ -255,7 +255,11 @@ class LeaseReturn(Message):
         default=True, description="whether it counts towards the member's failures; a leave does not", examples=[False]
     )
     tokens: int = Field(
-        default=0, ge=0, description="tokens that its episode had reached, count; 0: not known", examples=[180]
+        default=0,
+        ge=0,
+        le=MAX_TOKENS,
+        description="tokens that its episode had reached, count; 0: not known",
+        examples=[180],
     )
 
 
@@ -353,7 +357,7 @@ class FileRequest(Message):
         description="file below the version's folder, as its manifest names it",
         examples=["model.safetensors"],
     )
-    offset: int = Field(ge=0, description="first byte wanted", examples=[0])
+    offset: int = Field(ge=0, le=1 << 62, description="first byte wanted", examples=[0])
     length: int = Field(ge=1, le=4 << 20, description="bytes wanted", examples=[512 << 10])
 
 

@@ -23,7 +23,8 @@ from common.wire import MAX_MESSAGE_BYTES
 log = get_logger(__name__)
 
 DOMAIN = b"loop"
-REFUSED_KEY = 400  # ZAP's status for a key that is not listed
+LONGEST_NUMBER = 64  # bytes of a question's number
+SHORT = 4096  # bytes of a frame that is kept of too many
 WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -159,6 +160,17 @@ class Gatekeeper:
             # a broken file in the list must not end the gateway; the handshake is refused and the file named
             log.error("key_list_unreadable", error=str(error))
             return None
+
+
+def question_in(frames: list[bytes]) -> tuple[bytes, bytes, bytes, str]:
+    """Connection, number and body of a question on a ROUTER, and what is wrong with its frames, if anything."""
+    routing = frames[0]
+    if len(frames) != 3:
+        return routing, b"", b"".join(frame[:SHORT] for frame in frames[1:9]), f"{len(frames) - 1} frames, expected 2"
+    if len(frames[1]) > LONGEST_NUMBER:
+        # it comes back with the answer
+        return routing, b"", frames[2], f"a number of {len(frames[1])} bytes, allowed are {LONGEST_NUMBER}"
+    return routing, frames[1], frames[2], ""
 
 
 def name_and_frames(frames: list[zmq.Frame]) -> tuple[str, list[bytes]]:

@@ -14,9 +14,10 @@ import zmq.asyncio
 
 from common.log import get_logger
 from common.messages import FileRequest, Message, Unreadable
-from common.sockets import name_and_frames
+from common.sockets import name_and_frames, question_in
 from common.wire import decode, encode
 from learner.gateway.blobs import Blobs
+from learner.gateway.quarantine import Quarantine
 
 log = get_logger(__name__)
 
@@ -28,9 +29,17 @@ class FilesDesk:
         socket: the port's ROUTER.
         blobs: what there is to fetch.
         on_fetch: told who asks for which version, and when (seconds, monotonic): it is in use.
+        quarantine: where frames go that are no question for a chunk.
     """
 
-    def __init__(self, socket: zmq.asyncio.Socket, blobs: Blobs, on_fetch: Callable[[str, int, float], None]) -> None:
+    def __init__(
+        self,
+        socket: zmq.asyncio.Socket,
+        blobs: Blobs,
+        on_fetch: Callable[[str, int, float], None],
+        quarantine: Quarantine,
+    ) -> None:
+        self._quarantine = quarantine
         self._socket = socket
         self._blobs = blobs
         self._on_fetch = on_fetch
@@ -39,18 +48,18 @@ class FilesDesk:
         """Until cancelled."""
         while True:
             name, parts = name_and_frames(await self._socket.recv_multipart(copy=False))
-            if len(parts) != 3:
-                continue
-            routing, number, body = parts
-            answer: Message
-            try:
-                answer = self._answer(name, decode(body))
-            except ValueError as error:
-                answer = Unreadable(reason=str(error))
+            routing, number, body, wrong = question_in(parts)
+            answer = Unreadable(reason=wrong) if wrong else self._answer(name, body)
+            if isinstance(answer, Unreadable):
+                self._quarantine.put(name, body, answer.reason)
             with contextlib.suppress(zmq.ZMQError):  # gone, or does not read: it asks again
                 await self._socket.send_multipart([routing, number, encode(answer)], flags=zmq.NOBLOCK)
 
-    def _answer(self, name: str, request: Message) -> Message:
+    def _answer(self, name: str, body: bytes) -> Message:
+        try:
+            request = decode(body)
+        except ValueError as error:
+            return Unreadable(reason=str(error))
         if not isinstance(request, FileRequest):
             return Unreadable(reason=f"{type(request).__name__} does not belong on the files port")
         self._on_fetch(name, request.policy_version, time.monotonic())

@@ -35,6 +35,7 @@ from common.wire import decode, schema_digest, unpack
 from learner.gateway.handshake import Common, other_protocol
 from learner.gateway.leases import Verdict
 from learner.gateway.peers import Peer, Peers
+from learner.gateway.quarantine import Quarantine
 from learner.gateway.run_state import RunState
 
 log = get_logger(__name__)
@@ -72,7 +73,7 @@ class Reception:
         self._withheld = Reminder(clock)
         self.peers = Peers(silence)
         self.episodes_done = run.ledger.arrived()
-        self.unreadable = 0
+        self.quarantine = Quarantine(run.folder / "quarantine", clock)
 
     def answer(self, name: str, routing: bytes, body: bytes) -> Message:
         """The answer to one message of `name` (its key's name) on the connection `routing`."""
@@ -185,8 +186,7 @@ class Reception:
         (log.info if report.accepted else log.error)("version_reloaded", actor=peer.name, **figures)
 
     def _unreadable(self, name: str, body: bytes, reason: str) -> Message:
-        self.unreadable += 1
-        log.warning("frame_unreadable", actor=name, bytes=len(body), reason=reason)
+        self.quarantine.put(name, body, reason)
         told = _what_it_tells(body)
         if told.get("kind") == "hello" and told.get("protocol") != PROTOCOL_VERSION:
             # another version's Hello may have other fields: what differs is the version

@@ -33,7 +33,7 @@ from common.config import LinkConfig, RunConfig, Section, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import configure, get_logger
 from common.messages import Message, Unreadable
-from common.sockets import connection_events, name_and_frames
+from common.sockets import connection_events, name_and_frames, question_in
 from common.wire import decode_as, encode
 from learner.config import LearnerConfig
 from learner.gateway.blobs import Blobs
@@ -86,7 +86,7 @@ class Gateway:
             is_connected=self._is_connected,
             is_listed=self._is_listed,
         )
-        self._files = FilesDesk(sockets.files, self._blobs, self.reception.peers.fetches)
+        self._files = FilesDesk(sockets.files, self._blobs, self.reception.peers.fetches, self.reception.quarantine)
 
     def stop(self) -> None:
         """End `serve` as soon as what is in hand is done."""
@@ -117,14 +117,15 @@ class Gateway:
 
     async def _serve_actors(self) -> None:
         while True:
-            answers = []
+            answers: list[tuple[bytes, bytes, Message]] = []
             for frames in await self._arrived_together():
                 name, parts = name_and_frames(frames)
-                if len(parts) == 3:
-                    routing, number, body = parts
-                    answers.append((routing, number, self.reception.answer(name, routing, body)))
+                routing, number, body, wrong = question_in(parts)
+                if wrong:
+                    self.reception.quarantine.put(name, body, wrong)
+                    answers.append((routing, number, Unreadable(reason=wrong)))
                 else:
-                    answers.append((parts[0], b"", Unreadable(reason=f"{len(parts) - 1} frames, expected 2")))
+                    answers.append((routing, number, self.reception.answer(name, routing, body)))
             self._commit()
             for routing, number, answer in answers:
                 self._send(routing, number, answer)
@@ -265,7 +266,7 @@ class Gateway:
         self._run.metrics.write(
             "rollouts",
             episodes_done=self.reception.episodes_done,
-            unreadable_frames=self.reception.unreadable,
+            unreadable_frames=self.reception.quarantine.count,
             leased=book.leased(),
             ready_groups=len(book.in_state("ready")),
             evaluations_left=sum(group.purpose == "evaluate" for group in book.groups),

@@ -251,7 +251,7 @@ def test_a_frame_cut_short_names_no_lease_and_drops_none(learner: Learner, cut: 
     """Its actor, told so, returns the lease."""
     (lease,) = learner.lease(1)
     assert isinstance(learner.say(encode(make_trajectory(lease))[:cut]), Unreadable)
-    assert learner.reception.unreadable == 1
+    assert learner.reception.quarantine.count == 1
     assert learner.books().pending == {"leased": 1}
     answer = learner.say(LeaseReturn(lease_id=lease.lease_id, reason="its trajectory cannot be read"))
     assert isinstance(answer, Ack)

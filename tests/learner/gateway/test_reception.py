@@ -160,7 +160,7 @@ def test_an_unreadable_trajectory_is_acknowledged_as_invalid_by_its_id(desk):
 def test_a_frame_that_is_no_message_is_answered_so(desk, frame):
     desk.say(make_hello())
     assert isinstance(desk.say(frame), Unreadable)
-    assert desk.reception.unreadable == 1
+    assert desk.reception.quarantine.count == 1
 
 
 def test_what_only_a_learner_says_is_not_taken_from_an_actor(desk):
