@@ -87,8 +87,14 @@ class ActorConfig(Section):
     )
     folder: Path | None = Field(
         default=None,
-        description="folder for fetched versions and the spool; none: actors/NAME in the run's folder",
+        description="folder for the spool; none: actors/NAME in the run's folder",
         examples=["/var/lib/loop/actor-0"],
+    )
+    versions: Path | None = Field(
+        default=None,
+        description="local folder for fetched versions, one download for all actors that name it; none: versions in "
+        "the run's folder",
+        examples=["/var/lib/loop/versions"],
     )
     episodes: int = Field(default=32, ge=1, le=10_000, description="episodes at a time, count", examples=[32])
     drain_seconds: float = Field(

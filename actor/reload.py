@@ -87,11 +87,10 @@ class Reloader:
             reason = f"probe differs by {difference:.3g} nats"
             await self._refused(version, Refusal(reason, difference), 0.0)
             self._versions.remove(version)
-            folder, manifest = await self._versions.fetch(version, expected=False)
+            folder, manifest = await self._versions.fetch(version)
             await self._policy.load_full(folder, version)
         self._full_version = version
-        if version == self._versions.target:
-            self._digest = self._versions.digest
+        self._digest = self._versions.digest_of(version)
         await self._accept(version)
         log.info("policy_version_in_use", policy_version=version, probe_difference=difference)
 
@@ -114,7 +113,7 @@ class Reloader:
         """One attempt at a version; what fails is reported and may be tried again."""
         began, digest = time.perf_counter(), self._versions.digest
         try:
-            swap = await self._swapped(version)
+            swap = await self._swapped(version, digest)
         except (Refusal, RunError) as error:
             if self._versions.digest != digest:
                 # the learner keeps the newest few alone: what was replaced while it was fetched is no failure
@@ -142,8 +141,8 @@ class Reloader:
             self._used.clear()
             await self._used.wait()
 
-    async def _swapped(self, version: int) -> Swap:
-        folder, manifest = await self._versions.fetch(version)
+    async def _swapped(self, version: int, digest: str) -> Swap:
+        folder, manifest = await self._versions.fetch(version, digest)
         if manifest.kind == "full":
             return await self._swap_full(folder, manifest)
         if manifest.base_version != self._full_version:
@@ -164,7 +163,7 @@ class Reloader:
         return Swap(difference, time.perf_counter() - paused)
 
     async def _swap_back(self, version: int) -> None:
-        folder, manifest = await self._versions.fetch(version, expected=False)
+        folder, manifest = await self._versions.fetch(version, self._digest)
         await self._policy.load_full(folder, version)
         difference = await self._difference(manifest.probe, version)
         if difference > self._config.probe_tolerance:

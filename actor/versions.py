@@ -1,38 +1,49 @@
-"""Stage 12, its first half: files of published versions on the actor's machine, fetched once and verified."""
+"""Stage 12, its first half: which version the learner says is current, and its files on this machine, verified (G5)."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import shutil
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
-from common.checkpoint import MANIFEST, Manifest, folder_of, read_manifest, verify
+from actor.downloads import Downloads, Files
+from actor.shared_folder import SharedFolder
+from actor.version_folders import VersionFolders
+from common.checkpoint import MANIFEST, Manifest
 from common.errors import RunError
-from common.log import get_logger
-from common.messages import FileChunk
-
-log = get_logger(__name__)
-MANIFEST_CHUNK = 512 << 10
-LARGEST_MANIFEST = 16 << 20
 
 
-class Files(Protocol):
-    """Where files of published versions come from (`common.file_link.FileLink`)."""
+class Source(Protocol):
+    """Where verified folders come from (`actor.downloads.Downloads`, `actor.shared_folder.SharedFolder`)."""
 
-    async def fetch(self, version: int, name: str, offset: int, length: int) -> FileChunk: ...
-    async def fetch_file(self, version: int, name: str, size: int, target: Path) -> None: ...
+    @property
+    def reads(self) -> frozenset[int]: ...
+    async def fetch(self, version: int, digest: str, is_wanted: Callable[[], bool]) -> tuple[Path, Manifest, str]: ...
+    def remove(self, version: int, digest: str) -> None: ...
+    def keep_only(self, kept: dict[int, str], target: tuple[int, str]) -> None: ...
+    def close(self) -> None: ...
+
+
+def source_of(shared: Path | None, folder: Path, run_id: str, files: Files) -> Source:
+    """The learner's own folder where it is mounted here, else downloads, which the machine's actors share."""
+    if shared is not None:
+        return SharedFolder(shared)
+    folders = VersionFolders(folder, run_id)
+    folders.remove_other_runs()
+    return Downloads(folders, files)
 
 
 class Versions:
-    """Fetched versions of one run in one folder, and which of them the learner says is current."""
+    """Versions of one run, and which of them the learner says is current."""
 
-    def __init__(self, folder: Path, run_id: str, files: Files) -> None:
-        self._folder, self._run_id, self._files = folder, run_id, files
+    def __init__(self, source: Source, run_id: str) -> None:
+        self._source, self._run_id = source, run_id
         self.target = -1
         self.digest = ""  # of the target's manifest
         self._news = asyncio.Event()
+        self._digests: dict[int, str] = {}  # of what was fetched
+        self._fetching = -1
 
     def heard(self, version: int, digest: str) -> None:
         """The learner's current version, from whatever message named it.
@@ -50,73 +61,50 @@ class Versions:
             await self._news.wait()
         return self.target
 
-    async def fetch(self, version: int, *, expected: bool = True) -> tuple[Path, Manifest]:
-        """A version's folder, fetched when it is not there, every digest verified.
+    @property
+    def reads(self) -> frozenset[int]:
+        """Versions whose files the learner must keep for this actor."""
+        return self._source.reads | ({self._fetching} if self._fetching >= 0 else set())
+
+    def digest_of(self, version: int) -> str:
+        """Of a fetched version's manifest."""
+        return self._digests[version]
+
+    async def fetch(self, version: int, digest: str = "") -> tuple[Path, Manifest]:
+        """A version's folder and manifest, every file's digest verified. An empty digest: what the learner has.
 
         Raises:
-            RunError: the learner does not have it, or its files differ from its manifest.
+            RunError: the learner does not have it, its files differ from its manifest, or it is another run's.
         """
-        digest = self.digest if expected and version == self.target else None
-        folder = folder_of(self._folder, version)
-        if (folder / MANIFEST).exists():
-            try:
-                # what a killed actor left may be damaged, or of another run
-                return folder, self._of_this_run(await asyncio.to_thread(verify, folder, digest), version)
-            except RunError as error:
-                log.warning("version_fetched_again", policy_version=version, reason=str(error))
-                self.remove(version)
-        draft = self._folder / f".fetch-{folder.name}"
-        draft.mkdir(parents=True, exist_ok=True)
-        manifest = await self._fetch_manifest(version, digest, draft)
-        for name, entry in manifest.files.items():
-            target = draft / _inside(name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            await self._files.fetch_file(version, name, entry.size, target)
+        self._fetching = version
         try:
-            self._of_this_run(await asyncio.to_thread(verify, draft, digest), version)
-        except RunError:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        draft.rename(folder)
-        return folder, manifest
-
-    def remove(self, version: int) -> None:
-        """Forget a fetched version."""
-        shutil.rmtree(folder_of(self._folder, version), ignore_errors=True)
-
-    def keep_only(self, versions: set[int]) -> None:
-        """Remove all folders but these, and drafts of fetches that were given up."""
-        kept = {folder_of(self._folder, version) for version in versions}
-        for folder in (*self._folder.glob("v*"), *self._folder.glob(".fetch-*")):
-            if folder not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    async def _fetch_manifest(self, version: int, digest: str | None, draft: Path) -> Manifest:
-        text = b""
-        while True:
-            chunk = await self._files.fetch(version, MANIFEST, len(text), MANIFEST_CHUNK)
-            if chunk.error or chunk.size > LARGEST_MANIFEST:
-                raise RunError(f"version {version}, {MANIFEST}: {chunk.error or f'{chunk.size} bytes are too many'}")
-            text += chunk.data
-            if len(text) >= chunk.size or not chunk.data:
-                break
-        if digest and hashlib.sha256(text).hexdigest() != digest:
-            raise RunError(f"version {version}, {MANIFEST}: its digest is not the one announced")
-        (draft / MANIFEST).write_bytes(text)
-        return self._of_this_run(read_manifest(draft)[0], version)
-
-    def _of_this_run(self, manifest: Manifest, version: int) -> Manifest:
+            is_wanted = self._is_wanted(digest)
+            folder, manifest, found = await self._source.fetch(version, digest, is_wanted)
+        finally:
+            self._fetching = -1
         if manifest.run_id != self._run_id or manifest.policy_version != version:
+            self._source.remove(version, found)
             raise RunError(
                 f"{MANIFEST} is of version {manifest.policy_version} of run {manifest.run_id}, "
                 f"expected {version} of {self._run_id}"
             )
-        return manifest
+        self._digests[version] = found
+        return folder, manifest
 
+    def remove(self, version: int) -> None:
+        """A version is suspect: fetched or at least hashed afresh before it is used again."""
+        self._source.remove(version, self._digests.pop(version, self.digest))
 
-def _inside(name: str) -> Path:
-    """A manifest's file name as a path that stays within the version's folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or name == MANIFEST:
-        raise RunError(f"the manifest names a file outside of its folder: {name!r}")
-    return Path(*path.parts)
+    def keep_only(self, versions: set[int]) -> None:
+        """Other versions are no longer used by this actor."""
+        self._digests = {version: digest for version, digest in self._digests.items() if version in versions}
+        self._source.keep_only(self._digests, (self.target, self.digest))
+
+    def close(self) -> None:
+        """Use none of them any more; the files stay for the next actor."""
+        self._source.close()
+
+    def _is_wanted(self, digest: str) -> Callable[[], bool]:
+        """Whether a version is still what the learner says is current, asked while waiting for it."""
+        was_current = digest == self.digest
+        return lambda: digest == self.digest or not was_current

@@ -34,7 +34,7 @@ from actor.outbox import Outbox
 from actor.policy import EngineFailure, Policy, RequestFailure
 from actor.reload import Reloader
 from actor.trajectory import trajectory_of
-from actor.versions import Versions
+from actor.versions import Versions, source_of
 from actor.world.build import find_world
 from actor.world.client import WorldHost
 from actor.world.grader import WorldFailure
@@ -69,6 +69,7 @@ class Worker:
 
     def __init__(self, run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig) -> None:
         self._run, self._world, self._config = run, world, config
+        self._shared_folder = link.shared_folder
         self._folder = config.folder or run.folder / "actors" / config.name
         keys = actor_keys(link.keys, config.name)
         self._instance = secrets.token_hex(8)
@@ -133,7 +134,9 @@ class Worker:
         """All of an actor's life but its leaving."""
         welcome = await self._link.connect()
         self._run_id = welcome.run_id
-        self._versions = Versions(self._folder / "versions", welcome.run_id, self._files)
+        folder = self._config.versions or self._run.folder / "versions"
+        source = source_of(self._shared_folder, folder, welcome.run_id, self._files)
+        self._versions = Versions(source, welcome.run_id)
         self._versions.heard(welcome.policy_version, welcome.manifest_digest)
         self._outbox = Outbox(self._folder / "spool.sqlite", welcome.run_id, self._link.request, self._on_ack)
         async with asyncio.TaskGroup() as group:
@@ -154,6 +157,7 @@ class Worker:
                 tokens_per_second=max(0, sampled - tokens) / max(now - since, 1e-3),
                 spooled=len(self._outbox.ids) if self._outbox is not None else 0,
                 waiting_for=self._doing or self._leases.waiting_for,
+                reads=tuple(sorted(self._versions.reads)) if self._versions is not None else (),
             )
             since, tokens = now, sampled
             reply = await self._link.request(message)
@@ -285,10 +289,10 @@ class Worker:
         while True:
             digest = versions.digest
             try:
-                folder, manifest = await versions.fetch(versions.target)
+                folder, manifest = await versions.fetch(versions.target, digest)
                 if manifest.base_version is None:
                     return folder, manifest
-                return await versions.fetch(manifest.base_version, expected=False)
+                return await versions.fetch(manifest.base_version)
             except RunError:
                 if versions.digest == digest:
                     raise
@@ -335,6 +339,8 @@ class Worker:
         await asyncio.gather(self._link.close(), self._files.close())
         if self._outbox is not None:
             self._outbox.close()
+        if self._versions is not None:
+            self._versions.close()
         log.info("closed", seconds=round(time.monotonic() - began, 2))
 
     @staticmethod

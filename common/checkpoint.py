@@ -6,6 +6,7 @@ sha256. The folder is made under another name, synced, and renamed; so a reader 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -19,6 +20,7 @@ from common.errors import RunError
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"  # of every full version
+HASHED_TOGETHER = 8 << 20  # bytes
 
 
 class FileEntry(BaseModel):
@@ -129,6 +131,19 @@ def verify(folder: Path, expected_digest: str | None = None) -> Manifest:
     Raises:
         RunError: naming the file that is missing, short, or of another digest.
     """
+    manifest = of_right_sizes(folder, expected_digest)
+    for name, entry in manifest.files.items():
+        if sha256_of(folder / name) != entry.sha256:
+            raise RunError(f"{folder / name}: sha256 differs from the manifest; fetch the version again")
+    return manifest
+
+
+def of_right_sizes(folder: Path, expected_digest: str | None = None) -> Manifest:
+    """The manifest of a version whose every file is there with its size; digests of files are not looked at.
+
+    Raises:
+        RunError: naming the file that is missing or of another size.
+    """
     manifest, digest = read_manifest(folder)
     if expected_digest is not None and digest != expected_digest:
         raise RunError(
@@ -142,8 +157,6 @@ def verify(folder: Path, expected_digest: str | None = None) -> Manifest:
             raise RunError(
                 f"{file}: {file.stat().st_size} bytes, the manifest says {entry.size}; fetch the version again"
             )
-        if sha256_of(file) != entry.sha256:
-            raise RunError(f"{file}: sha256 differs from the manifest; fetch the version again")
     return manifest
 
 
@@ -151,6 +164,15 @@ def sha256_of(file: Path) -> str:
     """Digest of a file's content, hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+async def sha256_begun(file: Path) -> hashlib._Hash:
+    """The digest of what a file holds, to go on with; hashed beside the event loop, in pieces that can be cancelled."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := await asyncio.to_thread(stream.read, HASHED_TOGETHER):
+            await asyncio.to_thread(digest.update, piece)
+    return digest
 
 
 def sync(path: Path) -> None:

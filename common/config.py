@@ -74,6 +74,11 @@ class LinkConfig(Section):
         description="folder with this side's CURVE keys (`loop keys new`)",
         examples=["runs/tiny/keys"],
     )
+    shared_folder: Path | None = Field(
+        default=None,
+        description="for actors: the learner's checkpoints folder where it is mounted here, read in place of downloads",
+        examples=["/mnt/runs/tiny/checkpoints"],
+    )
     heartbeat_seconds: float = Field(
         default=2.0, gt=0, le=600, description="interval of heartbeats, seconds", examples=[2.0]
     )

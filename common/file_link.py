@@ -7,26 +7,28 @@ FileChunk   ◄── by number ◄════════ of the gateway    co
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import os
 from collections import deque
+from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import zmq.asyncio
 
 from common.channel import Channel, backoff
+from common.checkpoint import sha256_begun
 from common.config import LinkConfig
 from common.errors import RunError
 from common.keys import ActorKeys
 from common.log import get_logger
 from common.messages import FileChunk, FileRequest, Message, Unreadable
 from common.sockets import client_socket
-from common.wire import encode
+from common.wire import CHUNK_BYTES, encode
 
 log = get_logger(__name__)
 
-CHUNK_BYTES = 512 << 10
 CHUNKS_IN_FLIGHT = 6
 
 
@@ -67,30 +69,36 @@ class FileLink:
             raise RunError(f"the learner at {self._endpoint} gave no chunk of {name}: {reason}")
         raise AssertionError("backoff() never ends")
 
-    async def fetch_file(self, version: int, name: str, size: int, target: Path) -> None:
-        """Write a whole file to `target`, going on from its present length; synced when it returns.
+    async def fetch_file(self, version: int, name: str, size: int, target: Path) -> str:
+        """Write a whole file to `target`, going on from its last byte, and give the sha256 of all of it, hex.
 
-        Bytes arrive in order, so a cut leaves a whole beginning. The caller compares the digest.
+        Bytes arrive in order and are hashed as they are written, so a cut leaves a whole beginning and no byte that
+        arrived is read again, but by who goes on after a cut. Synced when it returns; the caller compares the digest.
 
         Raises:
             RunError: the learner has no such file, or of another size.
+            OSError: the disk is full, or fails.
         """
-        stream, present = _open_to_go_on(target, size)
+        present = _cut_to(target, size)
+        digest = await sha256_begun(target)
         offsets = iter(range(present, size, CHUNK_BYTES))
-        with stream:
+        with target.open("r+b", buffering=0) as stream:
+            stream.seek(present)
             under_way: deque[asyncio.Task[bytes]] = deque()
             try:
                 for offset in itertools.islice(offsets, CHUNKS_IN_FLIGHT):
                     under_way.append(asyncio.create_task(self._whole_chunk(version, name, offset, size)))
                 while under_way:
-                    stream.write(await under_way.popleft())
+                    data = await under_way.popleft()
                     for offset in itertools.islice(offsets, 1):
                         under_way.append(asyncio.create_task(self._whole_chunk(version, name, offset, size)))
+                    await _to_its_end(_append, stream, digest, data)
             finally:
                 for task in under_way:
                     task.cancel()
-            stream.flush()
-            os.fsync(stream.fileno())
+                await asyncio.gather(*under_way, return_exceptions=True)
+            await _to_its_end(os.fsync, stream.fileno())
+        return digest.hexdigest()
 
     async def close(self) -> None:
         if self._channel is not None:
@@ -117,10 +125,26 @@ def _ignore(_message: Message) -> None:
     """The files port announces nothing."""
 
 
-def _open_to_go_on(target: Path, size: int) -> tuple[BinaryIO, int]:
-    """The file at its end, and its length; what is beyond `size` is cut off."""
-    stream = target.open("r+b" if target.exists() else "w+b")
-    present = min(stream.seek(0, os.SEEK_END), size)
-    stream.truncate(present)
-    stream.seek(present)
-    return stream, present
+def _cut_to(target: Path, size: int) -> int:
+    """How many bytes are there already; what is beyond `size` is cut off."""
+    with target.open("ab") as stream:
+        present = min(stream.tell(), size)
+        stream.truncate(present)
+    return present
+
+
+def _append(stream: FileIO, digest: hashlib._Hash, data: bytes) -> None:
+    digest.update(data)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[stream.write(rest) :]
+
+
+async def _to_its_end(work: Callable[..., None], *arguments: object) -> None:
+    """In a thread; whoever cancels this waits until it has ended, since the file is closed next."""
+    working = asyncio.create_task(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise

@@ -297,6 +297,9 @@ class Heartbeat(Message):
     waiting_for: str = Field(
         default="", max_length=2000, description="what it waits for, in words", examples=["leases"]
     )
+    reads: tuple[int, ...] = Field(
+        default=(), max_length=1000, description="versions whose files the learner must keep", examples=[(12,)]
+    )
 
 
 class HeartbeatReply(Message):

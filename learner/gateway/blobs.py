@@ -12,8 +12,8 @@ from pathlib import Path
 from common.checkpoint import MANIFEST, folder_of, read_manifest
 from common.errors import RunError
 from common.messages import FileChunk, FileRequest
+from common.wire import CHUNK_BYTES
 
-MOST_BYTES = 1 << 20  # of one chunk; a larger request gets a shorter answer
 MOST_OPEN = 16
 
 
@@ -25,11 +25,11 @@ class Blobs:
         self._open: OrderedDict[tuple[int, str], tuple[int, int]] = OrderedDict()  # descriptor and size
 
     def chunk(self, request: FileRequest) -> FileChunk:
-        """The bytes asked for, at most a mebibyte, or why there are none."""
+        """The bytes asked for, at most `CHUNK_BYTES` of them, or why there are none."""
         size, data, error = 0, b"", ""
         try:
             descriptor, size = self._descriptor(request.policy_version, request.name)
-            data = os.pread(descriptor, min(request.length, MOST_BYTES), request.offset)
+            data = os.pread(descriptor, min(request.length, CHUNK_BYTES), request.offset)
         except RunError:
             error = f"version {request.policy_version} is not there or no longer kept"
         except OSError as failure:

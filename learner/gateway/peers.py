@@ -66,8 +66,9 @@ class Peers:
             peer.fetching, peer.fetched_at = version, now
 
     def versions_in_use(self, now: float) -> set[int]:
-        """Versions that live actors sample with, as their heartbeats say, or asked for within the silence limit."""
-        sampled = {peer.heartbeat.policy_version for peer in self.live(now) if peer.heartbeat is not None}
+        """Versions that live actors sample with or read, as heartbeats say, or asked for within the silence limit."""
+        beats = [peer.heartbeat for peer in self.live(now) if peer.heartbeat is not None]
+        sampled = {version for beat in beats for version in (beat.policy_version, *beat.reads)}
         fetched = {peer.fetching for peer in self.present if now - peer.fetched_at <= self._silence}
         return {version for version in sampled | fetched if version >= 0}
 

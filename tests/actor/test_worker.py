@@ -169,7 +169,8 @@ def scene(monkeypatch, tmp_path):
     """Scripted parts in the place of the worker's own."""
     scene = Scene()
 
-    async def fetch(self, version, *, expected=True):
+    async def fetch(self, version, digest=""):
+        self._digests[version] = DIGEST
         probe = Probe(tokens=(1, 2), log_probs=(-1.0,))
         return tmp_path, Manifest(run_id="run", policy_version=version, kind="full", step=0, files={}, probe=probe)
 
