@@ -49,12 +49,12 @@ class Course:
 
     def advance(self) -> None:
         """Whatever follows from what has arrived since."""
-        open_groups = [group for group in self._book.groups if group.purpose == "evaluate"]
-        for label in sorted(self._open_labels - {group.label for group in open_groups}):
+        under_way = self._book.evaluations()
+        for label in sorted(self._open_labels - under_way):
             self._conclude(label)
-        if self.phase == "evaluate_before" and (self._book.has_drawn or not open_groups):
+        if self.phase == "evaluate_before" and (self._book.has_drawn or not under_way):
             self._enter("train")
-        if self.phase == "evaluate_after" and not open_groups:
+        if self.phase == "evaluate_after" and not under_way:
             self._enter("done")
 
     def end_training(self) -> None:

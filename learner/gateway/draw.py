@@ -53,6 +53,21 @@ class RolloutConfig(Section):
     most_failures: int = Field(
         default=3, ge=1, description="lapsed and returned leases after which a member is dropped, count", examples=[3]
     )
+    straggler_share: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="of the members of a step's groups that are not lost, the share that is waited for while the "
+        "trainer waits, the rest is cut; 1 waits for all",
+        examples=[1.0],
+    )
+    straggler_members: int | None = Field(
+        default=None,
+        ge=2,
+        description="members that every group has at least before any is cut, count; none: two thirds of group_size, "
+        "rounded up",
+        examples=[4],
+    )
     refill_most: int = Field(
         default=0,
         ge=0,
@@ -94,6 +109,21 @@ class RolloutConfig(Section):
                 f"rollout.horizon_start {self.horizon_start} is above rollout.max_turns {self.max_turns}: lower it"
             )
         return self
+
+    @model_validator(mode="after")
+    def enough_members_remain(self) -> Self:
+        """A group has the members that it is not cut below."""
+        if self.straggler_members is not None and self.straggler_members > self.group_size:
+            raise ValueError(
+                f"rollout.straggler_members {self.straggler_members} is above rollout.group_size {self.group_size}: "
+                "lower it"
+            )
+        return self
+
+    @property
+    def least_members(self) -> int:
+        """Members that a group is not cut below, count."""
+        return self.straggler_members or max(2, -(-2 * self.group_size // 3))
 
     def turns_at(self, step: int) -> int:
         """Turns of an episode that is drawn when `step` steps are made."""

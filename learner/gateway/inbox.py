@@ -30,6 +30,8 @@ class Inbox:
             self._ledger.journal(trajectory, frame)
         elif record is not None and record.actor == actor and self._book.may_arrive(record):
             self._book.reject(record, verdict.outcome, verdict.reason)
+        if verdict.outcome == "fenced":
+            self._ledger.note_straggler(trajectory.trajectory_id, actor, len(trajectory.sampled_bytes))
         if verdict.outcome != "ok":
             self._ledger.tell(trajectory.trajectory_id, verdict.outcome, f"from {actor}: {verdict.reason}")
         return verdict
@@ -41,9 +43,15 @@ class Inbox:
             self._book.reject(record, "invalid", reason[:MAX_DETAIL])
         return Verdict("invalid", reason[:MAX_DETAIL])
 
-    def give_back(self, actor: str, lease_id: str, reason: str, *, failure: bool = True) -> Verdict:
-        """A returned lease: it is issued again, or its member is lost after too many failures."""
+    def give_back(self, actor: str, lease_id: str, reason: str, *, failure: bool = True, tokens: int = 0) -> Verdict:
+        """A returned lease: it is issued again, or its member is lost after too many failures.
+
+        `tokens`: how long the episode was by then, 0 unknown; of a straggler, that is kept.
+        """
         record = self._book.find(lease_id)
+        if tokens and self._ledger.note_straggler(lease_id, actor, tokens):
+            self._ledger.tell(lease_id, "returned", f"it was cut at {tokens} tokens")
+            return Verdict("fenced", "its group was closed without it")
         if record is None or record.state != "leased":
             return Verdict("duplicate", "no longer leased")
         if record.actor != actor:

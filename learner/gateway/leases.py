@@ -15,13 +15,16 @@ from typing import Literal
 from common.messages import Lease
 from learner.gateway.draw import EvaluationConfig, EvaluationTask, RolloutConfig, TaskDraw
 from learner.gateway.history import History
-from learner.gateway.records import NO_SIGNAL, Group, GroupState, LeaseRecord, Member
+from learner.gateway.index import PURPOSES
+from learner.gateway.open_groups import group_of_draw, group_of_evaluation
+from learner.gateway.records import NO_SIGNAL, STRAGGLER, Group, GroupState, LeaseRecord
 from learner.gateway.register import Register
+from learner.gateway.stragglers import stragglers_of, to_close
 
 __all__ = ["EvaluationConfig", "LeaseBook", "RolloutConfig"]
 
 NOT_THE_TRAINERS = frozenset(
-    {"stale", "group_too_small", "run_over"}
+    {"stale", "group_too_small", "run_over", STRAGGLER}
 )  # reasons that a trainer's restart leaves standing
 Outcome = Literal["ok", "duplicate", "stale", "invalid", "fenced"]
 
@@ -43,7 +46,8 @@ class LeaseBook:
         self.config = config
         self.draw = draw
         self.history = history or History()
-        self._register = Register(groups, self.history)
+        self._register = Register(groups, self.history, config.most_failures)
+        self._index = self._register.index
         self.policy_version = -1
         self.steps = 0  # made
         self.training = False  # whether training groups may be drawn
@@ -53,7 +57,7 @@ class LeaseBook:
     @property
     def groups(self) -> Iterator[Group]:
         """Live groups in the order of their draw, evaluations before the training that follows them."""
-        return iter(self._register.groups.values())
+        return iter(self._index.all_in_order())
 
     @property
     def has_drawn(self) -> bool:
@@ -66,71 +70,53 @@ class LeaseBook:
         return found[1] if found else None
 
     def in_state(self, state: GroupState) -> list[Group]:
-        return self._register.in_state(state)
+        return [group for purpose in PURPOSES for group in self._index.in_order(purpose, state)]
 
-    def leased(self) -> int:
-        """Leases out, count."""
-        return sum(record.state == "leased" for record in self._records())
+    def ready(self) -> int:
+        """Groups that the trainer may have, count."""
+        return self._index.count("train", "ready")
+
+    def leased(self, actor: str | None = None) -> int:
+        """Leases out, to one actor or to all, count."""
+        return len(self._index.out) if actor is None else self._index.count_held_by(actor)
+
+    def evaluations(self) -> set[str]:
+        """Labels of the evaluations that are under way."""
+        return self._index.labels
+
+    def evaluations_left(self) -> int:
+        """Groups of evaluations that are under way, count."""
+        return self._index.count("evaluate")
 
     def take_changes(self) -> tuple[list[Group], list[LeaseRecord]]:
         """What changed since the last call, for the ledger."""
         return self._register.take_changes()
 
-    def _records(self) -> Iterator[LeaseRecord]:
-        return (record for _, record in self._register.leases.values())
-
     # --- granting
 
     def add_evaluation(self, tasks: Sequence[EvaluationTask], minimum_version: int, max_turns: int | None) -> None:
         """Groups of an evaluation; its leases go before those of training."""
-        added = []
-        for task in tasks:
-            update: dict[str, object] = {"temperature": task.temperature}
-            if max_turns is not None:
-                update["max_turns"] = max_turns
-            group = Group(
-                group_id=task.group_id,
-                number=-1,
-                task_id=task.task_id,
-                purpose="evaluate",
-                label=task.label,
-                minimum_version=minimum_version,
-                sampling=self.config.sampling.model_copy(update=update),
-                members=[Member() for _ in range(task.rollouts)],
-            )
-            added.append(group)
-        self._register.add(*added, first=True)
+        self._register.add(*(group_of_evaluation(self.config, task, minimum_version, max_turns) for task in tasks))
 
     def grant(self, actor: str, count: int, now: float) -> tuple[list[Lease], str]:
         """Up to `count` leases, and what is waited for when there are fewer."""
         if self.policy_version < 0:
             return [], "the first policy version"
-        places = itertools.islice(self._free_places(), count)
-        leases = [self._lease(group, index, actor, now).lease for group, index in places]
+        leases: list[Lease] = []
+        while len(leases) < count and (place := self._free_place()) is not None:
+            leases.append(self._lease(*place, actor, now).lease)
         return leases, "" if len(leases) == count else self.waits_for()
 
-    def _free_places(self) -> Iterator[tuple[Group, int]]:
-        """Places to lease, oldest groups first; then those of new draws, each drawn when it is asked for."""
-        most = self.config.most_failures
-        for group in list(self.groups):
-            if group.state == "open" and (group.purpose == "evaluate" or self.training):
-                yield from ((group, index) for index, member in enumerate(group.members) if member.is_free(most))
-        while self.training and self._outstanding() < self._most_outstanding():
-            group = self._draw_group()
-            yield from ((group, index) for index in range(len(group.members)))
+    def _free_place(self) -> tuple[Group, int] | None:
+        """The place to lease next, of the oldest group that has one; or of a new draw."""
+        place = self._index.first_free(training=self.training)
+        if place is None and self.training and self._index.count("train") < self._most_outstanding():
+            return self._draw_group(), 0
+        return place
 
     def _draw_group(self) -> Group:
         number = self.draw.next_number(self.history)
-        group = Group(
-            group_id=f"g{number:06d}",
-            number=number,
-            task_id=self.draw.task(number),
-            purpose="train",
-            label="",
-            minimum_version=0,
-            sampling=self.config.sampling.model_copy(update={"max_turns": self.config.turns_at(self.steps)}),
-            members=[Member() for _ in range(self.config.group_size)],
-        )
+        group = group_of_draw(self.config, number, self.draw.task(number), self.steps)
         self._register.add(group)
         return group
 
@@ -154,9 +140,6 @@ class LeaseBook:
         self._register.grant(group, record)
         return record
 
-    def _outstanding(self) -> int:
-        return sum(group.purpose == "train" for group in self.groups)
-
     def _most_outstanding(self) -> int:
         """Admission: a group drawn now is trained on at most `staleness_bound` versions later, or is the run's last."""
         config = self.config
@@ -165,11 +148,11 @@ class LeaseBook:
     def waits_for(self) -> str:
         """What is waited for before more can be leased, in words."""
         if not self.training:
-            return "the evaluation's last episodes" if self._register.groups else "the trainer"
+            return "the evaluation's last episodes" if self._index.labels else "the trainer"
         left = self.config.steps - self.steps
         if left <= 0:
             return "the end of training"
-        if self.in_state("handed"):
+        if self._index.count("train", "handed"):
             return f"step {self.steps + 1}, which is under way"
         missing = self.missing_groups()
         return f"{missing} to complete" if missing else f"the trainer to take the groups of step {self.steps + 1}"
@@ -189,12 +172,12 @@ class LeaseBook:
 
     def extend_all(self, now: float) -> None:
         """Every lease starts its time anew: after a restart of the gateway."""
-        for record in self._records():
+        for record in self._index.out.values():
             record.expires_at = now + self.config.lease_seconds
 
     def leased_to(self, actor: str) -> list[str]:
         """Leases that an actor has not fulfilled yet."""
-        return [record.lease_id for record in self._records() if record.actor == actor and record.state == "leased"]
+        return [record.lease_id for record in self._index.held_by(actor)]
 
     def release(self, lease_ids: Iterable[str], reason: str) -> list[str]:
         """Drop leases that are out because their actor left, or came back without them: no failure of theirs."""
@@ -214,7 +197,7 @@ class LeaseBook:
 
     def expire(self, now: float) -> list[LeaseRecord]:
         """Leases that nobody renewed in time lapse."""
-        lapsed = [record for record in self._records() if record.state == "leased" and record.expires_at <= now]
+        lapsed = self._index.expired(now)
         for record in lapsed:
             self._drop(record, "lapsed", f"{record.actor} was silent", failure=True)
         return lapsed
@@ -247,12 +230,14 @@ class LeaseBook:
         self._register.move(record, "dropped", reason, detail)
         self._settle(self._register.leases[record.lease_id][0])
 
-    def _settle(self, group: Group) -> None:
+    def _settle(self, group: Group, *, closing: bool = False) -> None:
         """A group none of whose places is open any more is whole, or closes with its survivors, or is dropped."""
         if group.state not in ("open", "ready"):
             return
         most = self.config.most_failures
-        if any(member.arrived is None and not member.is_lost(most) for member in group.members):
+        awaited = any(member.arrived is None and not member.is_lost(most) for member in group.members)
+        # what is ready stays closed, though places of it may be empty that nobody failed at
+        if awaited and group.state == "open" and not closing:
             return
         survivors = group.survivors
         if group.purpose == "evaluate":
@@ -273,7 +258,7 @@ class LeaseBook:
 
     def _next_step(self) -> int:
         """The step that the next groups are for."""
-        return self.steps + (2 if self.in_state("handed") else 1)
+        return self.steps + (2 if self._index.count("train", "handed") else 1)
 
     def _refill(self, group: Group) -> None:
         """Drop a whole group without signal, so that another is drawn, as often as its step may have that.
@@ -293,11 +278,11 @@ class LeaseBook:
 
     def missing_groups(self) -> str:
         """In words, what the next step still lacks; empty when nothing."""
-        lacking = self.config.groups_per_step - len(self.in_state("ready"))
+        lacking = self.config.groups_per_step - self.ready()
         if lacking <= 0:
             return ""
-        started = [group for group in self.in_state("open") if group.purpose == "train"]
-        shown = ", ".join(f"{g.group_id} ({g.task_id}) has {len(g.survivors)} of {len(g.members)}" for g in started[:2])
+        started = itertools.islice(self._index.opened(), 2)
+        shown = ", ".join(f"{g.group_id} ({g.task_id}) has {len(g.survivors)} of {len(g.members)}" for g in started)
         refilled, most = self.history.refills(self._next_step()), self.config.refill_most
         kind = " with signal" if refilled < most else ""
         told = f"; {refilled} without signal were replaced, {most} may be" if refilled else ""
@@ -309,12 +294,15 @@ class LeaseBook:
         if handed:
             assert all(group.step == step for group in handed), f"step {step} asked for, {handed[0].step} is handed out"
             return handed
-        before = [group for group in self.in_state("open") if group.purpose == "evaluate"]
+        before = self._index.in_order("evaluate", "open")
         if before:
             return f"the evaluation {before[0].label}: {len(before)} tasks of it are not done"
         for group in self.in_state("ready"):
-            self._drop_stale(group)
-            self._refill(group)
+            if group.judged_at != self.policy_version:
+                group.judged_at = self.policy_version
+                self._drop_stale(group)
+                self._refill(group)
+        self._cut_stragglers()
         # a step that is made again gets what it had, whatever has become ready since
         in_order = sorted(self.in_state("ready"), key=lambda group: (group.step != step, group.step > step))
         ready = in_order[: self.config.groups_per_step]
@@ -326,6 +314,24 @@ class LeaseBook:
                 self._register.move(record, "handed")
             self._register.move_group(group, "handed")
         return self.in_state("handed")
+
+    def _cut_stragglers(self) -> None:
+        """Close the groups whose last members the next step does not wait for."""
+        if self.config.straggler_share >= 1:
+            return
+        while closing := to_close(
+            self._index.in_order("train", "ready"),
+            self._index.opened(),
+            self.config,
+            oldest_version=self.policy_version - self.config.staleness_bound,
+            refills_left=self.history.refills(self._next_step()) < self.config.refill_most,
+        ):
+            for group in closing:
+                told = f"{len(group.survivors)} of {len(group.members)} are enough"
+                for record in stragglers_of(group):
+                    self._register.move(record, "dropped", STRAGGLER, told)
+                self._settle(group, closing=True)
+                self._drop_stale(group)
 
     def _drop_stale(self, group: Group) -> None:
         bound = self.config.staleness_bound
@@ -373,7 +379,8 @@ class LeaseBook:
                 if record.state in ("handed", "trained") or (by_trainer and record.oldest_version >= 0):
                     self._register.move(record, "received")
             self._register.move_group(group, "ready")
-        self._register.put_in_order()
+        for group in self.in_state("ready"):
+            group.judged_at = -1
         self.steps = step
 
     def end_training(self) -> None:

@@ -19,6 +19,7 @@ from common.messages import Lease, Sampling, Trajectory
 from learner.gateway.history import Draw
 from learner.gateway.records import (
     NO_SIGNAL,
+    STRAGGLER,
     WITHOUT_SIGNAL,
     Group,
     GroupState,
@@ -58,6 +59,7 @@ CREATE TABLE IF NOT EXISTS steps (
     step INTEGER PRIMARY KEY, version INTEGER NOT NULL, trained INTEGER NOT NULL, passed_over INTEGER NOT NULL,
     made_at REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS straggler_lengths (lease_id TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS evaluations (label TEXT PRIMARY KEY, result TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS story (
     at REAL NOT NULL, lease_id TEXT NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL
@@ -65,6 +67,19 @@ CREATE TABLE IF NOT EXISTS story (
 CREATE INDEX IF NOT EXISTS story_by_lease ON story (lease_id, at);
 """
 SCHEMA_VERSION = 1
+KEPT = """
+SELECT COUNT(*), AVG(t.tokens) FROM groups g JOIN leases l USING (group_id)
+JOIN trajectories t ON t.trajectory_id = l.lease_id
+WHERE g.purpose = 'train' AND g.state IN ('handed', 'trained', 'dropped') AND g.step = ? AND g.reason != ?
+AND (l.state IN ('handed', 'trained') OR l.reason NOT IN ('stale', 'group_too_small', 'run_over'))
+"""
+CUT = """
+SELECT COUNT(*), COUNT(s.tokens), AVG(s.tokens) FROM leases l LEFT JOIN straggler_lengths s USING (lease_id)
+WHERE l.purpose = 'train' AND l.state = 'dropped' AND l.reason = ?
+"""
+CUT_FOR_STEP = """
+AND l.group_id IN (SELECT group_id FROM groups WHERE state IN ('handed', 'trained', 'dropped') AND step = ?)
+"""
 
 
 @dataclass(frozen=True)
@@ -167,6 +182,16 @@ class Ledger:
         self._begin()
         self._database.execute("INSERT INTO story VALUES (?,?,?,?)", (time.time(), lease_id, event, detail))
 
+    def note_straggler(self, lease_id: str, actor: str, tokens: int) -> bool:
+        """How long a straggler's episode became, tokens; the most that was told. False: it is none of that actor's."""
+        self._begin()
+        told = self._database.execute(
+            "INSERT INTO straggler_lengths SELECT lease_id, ? FROM leases WHERE lease_id=? AND actor=? AND reason=?"
+            " ON CONFLICT DO UPDATE SET tokens = MAX(tokens, excluded.tokens)",
+            (tokens, lease_id, actor, STRAGGLER),
+        )
+        return told.rowcount > 0
+
     def set_fact(self, key: str, value: str) -> None:
         """One fact of the run."""
         self._begin()
@@ -268,6 +293,23 @@ class Ledger:
             )
             for i in trajectory_ids
         ]
+
+    def straggler_figures(self, step: int) -> dict[str, int | float | None]:
+        """The counts and mean lengths of a step's line `stragglers` in metrics.jsonl.
+
+        kept: trajectories that the trainer had for this step, with their mean length in tokens. cut: leases dropped
+        for it as stragglers; of those whose length is known (the whole trajectory came too late, or the actor told how
+        far it was), the mean. The same `_in_sum` for all of the run so far, lengths told since included.
+        """
+        kept = self._database.execute(KEPT, (step, NO_SIGNAL)).fetchone()
+        cut = self._database.execute(CUT + CUT_FOR_STEP, (STRAGGLER, step)).fetchone()
+        in_sum = self._database.execute(CUT, (STRAGGLER,)).fetchone()
+        names = ("cut", "cut_of_known_length", "mean_tokens_cut")
+        return {
+            **dict(zip(("kept", "mean_tokens_kept"), kept, strict=True)),
+            **dict(zip(names, cut, strict=True)),
+            **dict(zip((f"{name}_in_sum" for name in names), in_sum, strict=True)),
+        }
 
     def recorded_evaluations(self) -> set[str]:
         return {str(row[0]) for row in self._database.execute("SELECT label FROM evaluations")}

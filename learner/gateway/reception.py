@@ -157,7 +157,9 @@ class Reception:
 
     def _take_back(self, actor: str, returned: LeaseReturn) -> Verdict:
         log.warning("lease_returned", actor=actor, lease=returned.lease_id, reason=returned.reason)
-        return self._run.inbox.give_back(actor, returned.lease_id, returned.reason, failure=returned.failure)
+        return self._run.inbox.give_back(
+            actor, returned.lease_id, returned.reason, failure=returned.failure, tokens=returned.tokens
+        )
 
     def _receive(self, actor: str, trajectory: Trajectory, body: bytes) -> Verdict:
         verdict = self._run.inbox.receive(actor, trajectory, body)

@@ -21,6 +21,7 @@ Purpose = Literal["train", "evaluate"]
 
 ARRIVED = frozenset({"received", "handed", "trained", "evaluated"})
 NO_SIGNAL = "no_signal"  # the trainer's word too
+STRAGGLER = "straggler"  # why a lease is dropped whose group was closed without it
 WITHOUT_SIGNAL = (NO_SIGNAL, "no_success")  # what the trainer could learn nothing from, by its objective
 
 
@@ -97,6 +98,7 @@ class Group:
     state: GroupState = "open"
     reason: str = ""
     step: int = 0  # that it was handed to, or replaced for, from 1
+    judged_at: int = -1  # the policy version at which its members' ages were looked at last
 
     @property
     def survivors(self) -> list[LeaseRecord]:

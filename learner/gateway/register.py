@@ -1,7 +1,7 @@
 """Live groups and their leases, by id (stages 1 and 5): the one place where a state changes. Pure.
 
-What is trained, evaluated or dropped leaves it. Each change is kept until `take_changes` gives it to the ledger, and
-the history of draws hears of it at once.
+What is trained, evaluated or dropped leaves it. Each change is filed in the index and kept until `take_changes` gives
+it to the ledger, and the history of draws hears of it at once.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from learner.gateway.history import History
+from learner.gateway.index import Index
 from learner.gateway.records import ARRIVED, Group, GroupState, LeaseRecord, LeaseState
 
 
 class Register:
-    """Groups in the order of their draw, evaluations before the training that follows them."""
+    """Groups that are open, ready or handed out. `most_failures`: as `Index` has it."""
 
-    def __init__(self, groups: Iterable[Group], history: History) -> None:
-        self.groups: dict[str, Group] = {}
+    def __init__(self, groups: Iterable[Group], history: History, most_failures: int) -> None:
         self.leases: dict[str, tuple[Group, LeaseRecord]] = {}
+        self.index = Index(most_failures)
         self.history = history
         self._changed_leases: dict[str, LeaseRecord] = {}
         self._changed_groups: dict[str, Group] = {}
@@ -26,19 +27,15 @@ class Register:
 
     def restore(self, group: Group) -> None:
         """A group that the ledger has."""
-        self.groups[group.group_id] = group
-        self.leases.update((r.lease_id, (group, r)) for member in group.members for r in member.leases)
+        self.index.file_group(group)
+        for record in [record for member in group.members for record in member.leases]:
+            self.leases[record.lease_id] = (group, record)
+            self.index.file_lease(group, record)
 
-    def put_in_order(self) -> None:
-        """Evaluations first, then by draw: as the ledger has them."""
-        in_order = sorted(self.groups.values(), key=lambda group: (group.purpose, group.number))
-        self.groups = {group.group_id: group for group in in_order}
-
-    def add(self, *groups: Group, first: bool = False) -> None:
-        """New groups, after all others or before them."""
-        added = {group.group_id: group for group in groups}
-        self.groups = added | self.groups if first else self.groups | added
+    def add(self, *groups: Group) -> None:
+        """New groups."""
         for group in groups:
+            self.index.file_group(group)
             self._note(group)
 
     def grant(self, group: Group, record: LeaseRecord) -> None:
@@ -46,6 +43,7 @@ class Register:
         group.members[record.lease.member].leases.append(record)
         self.leases[record.lease_id] = (group, record)
         self._changed_leases[record.lease_id] = record
+        self.index.file_lease(group, record)
 
     def move(self, record: LeaseRecord, state: LeaseState, reason: str = "", detail: str = "") -> None:
         """A lease's state changes."""
@@ -53,18 +51,18 @@ class Register:
         assert state not in ARRIVED or state == "received" or record.state != "dropped", record
         record.state, record.reason, record.detail = state, reason, detail
         self._changed_leases[record.lease_id] = record
+        self.index.file_lease(self.leases[record.lease_id][0], record)
 
     def move_group(self, group: Group, state: GroupState, reason: str = "") -> None:
         """A group's state changes, after its leases'."""
         group.state, group.reason = state, reason
         self._note(group)
-        if state in ("trained", "evaluated", "dropped"):
-            self.groups.pop(group.group_id, None)
-            for record in [record for member in group.members for record in member.leases]:
-                self.leases.pop(record.lease_id, None)
-
-    def in_state(self, state: GroupState) -> list[Group]:
-        return [group for group in self.groups.values() if group.state == state]
+        if state not in ("trained", "evaluated", "dropped"):
+            self.index.file_group(group)
+            return
+        self.index.forget(group)
+        for record in [record for member in group.members for record in member.leases]:
+            self.leases.pop(record.lease_id, None)
 
     def take_changes(self) -> tuple[list[Group], list[LeaseRecord]]:
         """What changed since the last call, for the ledger."""

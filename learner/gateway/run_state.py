@@ -118,6 +118,12 @@ class RunState:
         left_out, turns = self.book.draw.left_out_now(history), self.book.config.turns_at(step)
         self.metrics.write("draws", step=step, **history.figures(step), retired=sorted(left_out), max_turns=turns)
 
+    def report_stragglers(self, step: int) -> None:
+        """The line `stragglers` of metrics.jsonl for a step that was made, where the rule is on; again, another."""
+        if self.book.config.straggler_share < 1:
+            self.ledger.save(*self.book.take_changes())
+            self.metrics.write("stragglers", step=step, **self.ledger.straggler_figures(step))
+
     def commit(self) -> None:
         """Returns when all changes, and what follows from them, are on the disk."""
         self.ledger.save(*self.book.take_changes())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from common.log import get_logger
 from common.messages import Message
 from learner.gateway.ledger import Version
+from learner.gateway.records import STRAGGLER
 from learner.gateway.run_state import RunState
 from learner.gateway.trainer_port import (
     GroupHeader,
@@ -88,7 +89,8 @@ class TrainerDesk:
             members = tuple(record.lease_id for record in group.survivors)
             headers.append(GroupHeader(group_id=group.group_id, task_id=group.task_id, trajectory_ids=members))
             ids += members
-        log.info("groups_handed", step=step, groups=len(headers), trajectories=len(ids))
+        cut = sum(r.reason == STRAGGLER for group in taken for member in group.members for r in member.leases)
+        log.info("groups_handed", step=step, groups=len(headers), trajectories=len(ids), stragglers_cut=cut)
         return Groups(groups=tuple(headers)), self._run.ledger.frames(ids)
 
     def _published(self, message: Published) -> Message:
@@ -105,6 +107,7 @@ class TrainerDesk:
         run.publish(version)
         if version.step:
             run.report_draws(version.step)
+            run.report_stragglers(version.step)
         shown = {"trained": len(message.consumed), "passed_over": len(message.dropped)}
         log.info("version_published", policy_version=version.version, step=version.step, **shown)
         return noted

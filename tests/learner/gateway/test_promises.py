@@ -14,6 +14,7 @@ from gateway_builders import TASKS, make_run, make_trajectory, the_books
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from recomputed_index import assert_filed
 
 from common.messages import Lease, Trajectory
 from common.wire import encode
@@ -27,6 +28,7 @@ REWARDS = st.sampled_from([0.0, 0.0, 0.0, 1.0])
 BOUND = 1
 SETTINGS = {"groups_per_step": 1, "group_size": 3, "staleness_bound": BOUND, "steps": 50, "lease_seconds": 10.0}
 OPTIONS = {"refill_most": 2, "retire_after": 1, "retire_epochs": 2, "horizon_start": 2, "horizon_steps": 5}
+OPTIONS |= {"straggler_share": 0.6}  # 2 of 3
 
 
 class World(RuleBasedStateMachine):
@@ -232,6 +234,10 @@ class World(RuleBasedStateMachine):
     def the_books_balance(self) -> None:
         found = the_books(self.folder)
         assert found.balanced, found
+
+    @invariant()
+    def the_index_says_what_a_walk_finds(self) -> None:
+        assert_filed(self.run.book)
 
     @invariant()
     def nothing_acknowledged_is_lost(self) -> None:

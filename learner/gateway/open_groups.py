@@ -1,0 +1,39 @@
+"""Stage 1: the group that a task draw, or a task of an evaluation, opens; no lease of it is granted yet. Pure."""
+
+from __future__ import annotations
+
+from learner.gateway.draw import EvaluationTask, RolloutConfig
+from learner.gateway.records import Group, Member
+
+
+def group_of_draw(config: RolloutConfig, number: int, task_id: str, steps: int) -> Group:
+    """The group of draw `number`, from 0, made when `steps` steps were made."""
+    return Group(
+        group_id=f"g{number:06d}",
+        number=number,
+        task_id=task_id,
+        purpose="train",
+        label="",
+        minimum_version=0,
+        sampling=config.sampling.model_copy(update={"max_turns": config.turns_at(steps)}),
+        members=[Member() for _ in range(config.group_size)],
+    )
+
+
+def group_of_evaluation(
+    config: RolloutConfig, task: EvaluationTask, minimum_version: int, max_turns: int | None
+) -> Group:
+    """A task of an evaluation; `max_turns` of an episode, None: as in training."""
+    update: dict[str, object] = {"temperature": task.temperature}
+    if max_turns is not None:
+        update["max_turns"] = max_turns
+    return Group(
+        group_id=task.group_id,
+        number=-1,
+        task_id=task.task_id,
+        purpose="evaluate",
+        label=task.label,
+        minimum_version=minimum_version,
+        sampling=config.sampling.model_copy(update=update),
+        members=[Member() for _ in range(task.rollouts)],
+    )
