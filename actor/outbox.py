@@ -1,8 +1,8 @@
 """Stage 4, the actor's half: a finished trajectory is on disk before it is sent, and leaves the disk on its ack alone.
 
-    add ─► spool (SQLite) ─► send ─► link ══► gateway
-              ▲                                 │
-              └── row deleted ◄── ack ◄─────────┘
+    add ─► spool ─► within the credit ─► link ══► gateway
+             ▲                                      │
+             └──── removed ◄── ack, new credit ◄────┘
 
 The link repeats what is not answered, through cuts and restarts of the learner. What a killed actor leaves in the
 spool, its next start sends. What cannot be read any more, here or there, is no trajectory: its lease is returned.
@@ -12,143 +12,166 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
-from common.errors import RunError, UsageError
+from actor.spool import Spool
+from common.errors import RunError
 from common.link import NotUnderstood
 from common.log import get_logger
 from common.messages import Ack, LeaseReturn, Message, Trajectory
-from common.wire import decode, encode
+from common.wire import MAX_MESSAGE_BYTES, encode
 
 log = get_logger(__name__)
-T = TypeVar("T")
-SENT_AT_ONCE = 8
+SENT_AT_ONCE = 64
 REASON_CHARACTERS = 300
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS spool (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    run_id TEXT NOT NULL,
-    trajectory_id TEXT NOT NULL,
-    frame BLOB NOT NULL,
-    UNIQUE (run_id, trajectory_id)
-);
-"""
+SAY_AGAIN_SECONDS = 10.0
+ROOM_SECONDS = 1.0  # between two tries whether the disk takes a trajectory
+FRESH_BYTES = 64 << 20  # of frames kept in memory too until they are sent, so that they need not be read again
 
 
 class Outbox:
-    """The spool of one run, and what sends it. One event loop; the disk is another thread's."""
+    """The spool of one run, and what sends it. One event loop; the disk is another thread's.
+
+    Args:
+        file: the spool's index; frames lie beside it.
+        run_id: the run.
+        request: gives the answer to a message, or to a frame that is one (`ActorLink.request`).
+        on_ack: is told each answer.
+        credit_bytes: of trajectories that may be under way; one may be always, alone. `grant` changes it.
+
+    Raises:
+        UsageError: not a usable spool.
+    """
 
     def __init__(
         self,
         file: Path,
         run_id: str,
-        request: Callable[[Message], Awaitable[Message]],
+        request: Callable[[Message | bytes], Awaitable[Message]],
         on_ack: Callable[[Ack], None],
+        credit_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        self._request, self._on_ack, self._run_id = request, on_ack, run_id
-        self._disk = ThreadPoolExecutor(1, "spool")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(SCHEMA)
-            rows = self._connection.execute("SELECT run_id, trajectory_id, length(frame) FROM spool ORDER BY number")
-            spooled = rows.fetchall()
-        except (sqlite3.Error, OSError) as error:
-            raise UsageError(f"{file}: not a usable spool: {error}; set actor.folder to a folder of its own") from None
-        self._sizes = {name: size for run, name, size in spooled if run == run_id}
-        self._unsent = list(self._sizes)
-        self._more = asyncio.Event()
+        self._request, self._on_ack, self._file = request, on_ack, file
+        self._spool = Spool(file, run_id)
+        self._unsent = list(self._spool.ids)
+        self._under_way: dict[str, int] = {}  # bytes
+        self._fresh: dict[str, bytes] = {}
+        self._credit = credit_bytes
+        self._waits_for_room = ""
+        self._said_at = -SAY_AGAIN_SECONDS
+        self._changed = asyncio.Event()
         self._acked = asyncio.Event()
-        if self._sizes:
-            log.info("spool_taken_up", trajectories=len(self._sizes))
-        if len(spooled) > len(self._sizes):
-            log.warning("spool_of_other_runs", trajectories=len(spooled) - len(self._sizes), file=str(file))
 
     @property
     def ids(self) -> tuple[str, ...]:
         """Trajectories without an ack, oldest first."""
-        return tuple(self._sizes)
+        return self._spool.ids
 
     @property
     def size(self) -> int:
         """Bytes without an ack."""
-        return sum(self._sizes.values())
+        return self._spool.size
+
+    @property
+    def waiting_for(self) -> str:
+        """What it waits for, in words; empty when it does not wait."""
+        if self._waits_for_room:
+            return self._waits_for_room
+        if not self._unsent or self._may_send(self._unsent[0]):
+            return ""
+        under_way = sum(self._under_way.values())
+        return f"the learner to acknowledge {under_way} bytes under way: its credit is {self._credit} bytes"
+
+    def grant(self, credit_bytes: int) -> None:
+        """The learner's newest word on how much may be under way."""
+        if credit_bytes != self._credit:
+            self._credit = credit_bytes
+            self._changed.set()
 
     async def add(self, trajectory: Trajectory) -> None:
-        """Spool a trajectory; durable when this returns. Raises RunError when the disk takes no more."""
-        frame = encode(trajectory)
-        name = trajectory.trajectory_id
-        try:
-            await self._on_disk(self._insert, name, frame)
-        except sqlite3.Error as error:
-            raise RunError(f"the spool takes no more: {error}; make room on its disk") from error
-        self._sizes[name] = len(frame)
+        """Spool a trajectory; durable when this returns. While the disk is full, this waits and says so.
+
+        Raises:
+            ValueError: it is larger than the link carries.
+        """
+        frame, name = encode(trajectory), trajectory.trajectory_id
+        while True:
+            try:
+                await self._spool.add(name, frame)
+                break
+            except (OSError, sqlite3.Error) as error:
+                self._waits_for_room = f"room on the spool's disk ({error})"
+                self._say("spool_takes_no_more", file=str(self._file), reason=str(error), trajectory=name)
+                await asyncio.sleep(ROOM_SECONDS)
+        self._waits_for_room = ""
+        if sum(map(len, self._fresh.values())) + len(frame) <= FRESH_BYTES:
+            self._fresh[name] = frame
         self._unsent.append(name)
-        self._more.set()
+        self._changed.set()
 
     async def run(self) -> None:
-        """Send until cancelled, a few at a time.
+        """Send until cancelled, as much at a time as the credit allows.
 
         Raises:
             RunError: the learner refused this actor.
         """
+        self._unsent = [name for name in self._spool.ids if name not in self._under_way]
         async with asyncio.TaskGroup() as group:
-            for _ in range(SENT_AT_ONCE):
-                group.create_task(self._send_each())
+            while True:
+                self._changed.clear()
+                while self._unsent and self._may_send(self._unsent[0]):
+                    name = self._unsent.pop(0)
+                    self._under_way[name] = self._spool.length(name)
+                    group.create_task(self._send(name))
+                try:
+                    async with asyncio.timeout(SAY_AGAIN_SECONDS if self._unsent else None):
+                        await self._changed.wait()
+                except TimeoutError:
+                    self._say("outbox_waits", waiting_for=self.waiting_for, trajectories=len(self._spool.ids))
 
     async def flushed(self) -> None:
         """Wait until all is acknowledged."""
-        while self._sizes:
+        while self._spool.ids:
             self._acked.clear()
             await self._acked.wait()
 
     def close(self) -> None:
-        """Close the file; what is in it stays."""
-        self._disk.shutdown(wait=True)
-        self._connection.close()
+        """Close the files; what is in them stays."""
+        self._spool.close()
 
-    async def _send_each(self) -> None:
-        while True:
-            while not self._unsent:
-                self._more.clear()
-                await self._more.wait()
-            await self._send(self._unsent.pop(0))
+    def _may_send(self, name: str) -> bool:
+        if not self._under_way:
+            return True
+        wanted = sum(self._under_way.values()) + self._spool.length(name)
+        return wanted <= self._credit and len(self._under_way) < SENT_AT_ONCE
 
     async def _send(self, name: str) -> None:
-        frame = await self._on_disk(self._select, name)
         try:
-            answer = await self._request(decode(frame))
-        except (ValueError, NotUnderstood) as error:
-            # a damaged disk, or a spool of another version: sent again, it would end every start of this actor
-            log.error("trajectory_unreadable", trajectory=name, bytes=len(frame), reason=str(error))
-            reason = f"its trajectory cannot be read: {error}"[:REASON_CHARACTERS]
-            answer = await self._request(LeaseReturn(lease_id=name, reason=reason))
+            answer = await self._answer_to(name)
+        finally:
+            del self._under_way[name]
+            self._changed.set()
         if not isinstance(answer, Ack) or answer.trajectory_id != name:
             raise RunError(f"the learner answered trajectory {name} with {type(answer).__name__}: versions differ?")
         if answer.outcome != "ok":
             log.info("trajectory_not_taken", trajectory=name, outcome=answer.outcome, reason=answer.reason)
-        await self._on_disk(self._delete, name)
-        del self._sizes[name]
+        self._spool.remove(name)
         self._acked.set()
         self._on_ack(answer)
 
-    async def _on_disk(self, work: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)
+    async def _answer_to(self, name: str) -> Message:
+        try:
+            frame = self._fresh.pop(name) if name in self._fresh else await self._spool.read(name)
+            return await self._request(frame)
+        except (NotUnderstood, ValueError) as error:
+            # a damaged disk, or a spool of another version: sent again, it would end every start of this actor
+            log.error("trajectory_unreadable", trajectory=name, reason=str(error))
+            reason = f"its trajectory cannot be read: {error}"[:REASON_CHARACTERS]
+            return await self._request(LeaseReturn(lease_id=name, reason=reason))
 
-    def _insert(self, name: str, frame: bytes) -> None:
-        self._connection.execute(
-            "INSERT OR REPLACE INTO spool (run_id, trajectory_id, frame) VALUES (?, ?, ?)", (self._run_id, name, frame)
-        )
-
-    def _select(self, name: str) -> bytes:
-        query = "SELECT frame FROM spool WHERE run_id = ? AND trajectory_id = ?"
-        frame: bytes = self._connection.execute(query, (self._run_id, name)).fetchone()[0]
-        return frame
-
-    def _delete(self, name: str) -> None:
-        self._connection.execute("DELETE FROM spool WHERE run_id = ? AND trajectory_id = ?", (self._run_id, name))
+    def _say(self, event: str, **fields: object) -> None:
+        if time.monotonic() - self._said_at >= SAY_AGAIN_SECONDS:
+            self._said_at = time.monotonic()
+            log.warning(event, **fields)

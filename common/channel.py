@@ -53,7 +53,7 @@ class Channel:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         try:
-            await self._socket.send_multipart([number, body], flags=zmq.NOBLOCK)
+            await self._socket.send_multipart([number, body], flags=zmq.NOBLOCK, copy=False)
             since = asyncio.get_running_loop().time()
             while not (await asyncio.wait([answer], timeout=patience))[0]:
                 waited, since = asyncio.get_running_loop().time() - since, asyncio.get_running_loop().time()

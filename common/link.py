@@ -89,30 +89,37 @@ class ActorLink:
         await self._welcomed()
         return self.welcome
 
-    async def request(self, message: Message) -> Message:
-        """The gateway's answer. Waits through a learner's absence; limit it from outside with `asyncio.timeout`.
+    async def request(self, message: Message | bytes) -> Message:
+        """The gateway's answer to a message, or to a frame that is one. Waits through a learner's absence.
 
-        A large message should be one of few at a time: its owner bounds what is under way.
+        Limit it from outside with `asyncio.timeout`. What is not answered in time is sent again from a fresh socket,
+        after 1 to 32 seconds, longer each time; where the connection broke, at once the first time.
 
         Raises:
             RunError: the gateway refused this actor for good, or serves another run.
             NotUnderstood: it could not read the message.
             ValueError: the message is larger than the link carries.
         """
-        body = encode(message)
+        body = message if isinstance(message, bytes) else encode(message)
         patience = self._config.heartbeat_seconds * self._config.silence_intervals
         patience += len(body) / SLOWEST_BYTES_PER_SECOND
+        waits, at_once = backoff(), True
         while True:
             channel = await self._welcomed()
             try:
                 answer = await channel.ask(body, patience)
             except TimeoutError as error:
-                log.warning("request_repeated", kind=_kind_of(message), learner=self._endpoint, reason=str(error))
+                at_once, wait = False, 0.0 if channel.broken and at_once else next(waits)
+                again = {"again_in": round(wait, 1), "reason": str(error)}
+                log.warning("request_repeated", kind=_kind_of(message), learner=self._endpoint, **again)
                 self._leave(channel)
+                await asyncio.sleep(wait)
                 continue
             if isinstance(answer, Refused) and answer.temporary:
-                log.info("hello_again", learner=self._endpoint, reason=answer.reason)
+                at_once, wait = False, 0.0 if at_once else next(waits)
+                log.info("hello_again", learner=self._endpoint, reason=answer.reason, again_in=round(wait, 1))
                 self._leave(channel)
+                await asyncio.sleep(wait)
                 continue
             if isinstance(answer, Refused):
                 raise RunError(f"the learner at {self._endpoint} refused: {answer.reason}")
@@ -220,5 +227,5 @@ class ActorLink:
             await asyncio.sleep(SAY_WAITING_EVERY)
 
 
-def _kind_of(message: Message) -> str:
-    return str(getattr(message, "kind", type(message).__name__))
+def _kind_of(message: Message | bytes) -> str:
+    return "frame" if isinstance(message, bytes) else str(getattr(message, "kind", type(message).__name__))

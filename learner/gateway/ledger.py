@@ -1,7 +1,8 @@
 """The ledger (stages 1 to 5 and 11): what was granted, what arrived, what became of it, on disk before anyone is told.
 
 SQLite in WAL mode with synchronous=FULL: after `commit` returns, a crash of process or machine loses none of it. The
-gateway alone writes; `loop ledger` and others read beside it. All that arrived together is one transaction.
+gateway alone writes; `loop ledger` and others read beside it. All that arrived together is one transaction. The frames
+of trajectories lie beside it in files of their own, which are synced before the transaction that names them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import cast
 
 from common.errors import RunError
 from common.messages import Lease, Sampling, Trajectory
+from common.segments import Place, Segments
 from learner.gateway.history import Draw
 from learner.gateway.records import (
     NO_SIGNAL,
@@ -50,8 +52,8 @@ CREATE TABLE IF NOT EXISTS trajectories (
     trajectory_id TEXT PRIMARY KEY, actor TEXT NOT NULL, task_id TEXT NOT NULL, label TEXT NOT NULL,
     reward REAL NOT NULL, success INTEGER NOT NULL, tokens INTEGER NOT NULL, sampled_tokens INTEGER NOT NULL,
     oldest_version INTEGER NOT NULL, tags TEXT NOT NULL, seconds REAL NOT NULL, received_at REAL NOT NULL,
-    frame BLOB NOT NULL
-);
+    segment INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS versions (
     version INTEGER PRIMARY KEY, digest TEXT NOT NULL, step INTEGER NOT NULL, published_at REAL NOT NULL
 );
@@ -66,7 +68,7 @@ CREATE TABLE IF NOT EXISTS story (
 );
 CREATE INDEX IF NOT EXISTS story_by_lease ON story (lease_id, at);
 """
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEPT = """
 SELECT COUNT(*), AVG(t.tokens) FROM groups g JOIN leases l USING (group_id)
 JOIN trajectories t ON t.trajectory_id = l.lease_id
@@ -115,8 +117,6 @@ def open_database(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
             database.execute("PRAGMA foreign_keys=ON")
-            # with the default of 4 MB every other trajectory of a large run would be copied from the log at once
-            database.execute("PRAGMA wal_autocheckpoint=8000")
         found = int(database.execute("PRAGMA user_version").fetchone()[0])
         if found not in (0, SCHEMA_VERSION):
             raise RunError(f"{file}: ledger of schema {found}, this version reads {SCHEMA_VERSION}; use that version")
@@ -133,6 +133,10 @@ class Ledger:
 
     def __init__(self, file: Path) -> None:
         self._database = open_database(file)
+        query = "SELECT segment, MAX(offset + length) FROM trajectories GROUP BY segment"
+        self._frames = Segments(file.parent / "journal", dict(self._database.execute(query).fetchall()))
+        if self._frames.damaged:
+            raise RunError(f"the journal lost acknowledged trajectories: {self._frames.damaged[0]}; bring it back")
 
     # --- writing
 
@@ -167,13 +171,16 @@ class Ledger:
     def journal(self, trajectory: Trajectory, frame: bytes) -> None:
         """Store an arrived trajectory, as the very frame that came. A second one of the same id changes nothing."""
         self._begin()
+        if self.has_arrived(trajectory.trajectory_id):
+            return
+        place = self._frames.append(frame)
         self._database.execute(
-            "INSERT OR IGNORE INTO trajectories VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO trajectories VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 trajectory.trajectory_id, trajectory.actor, trajectory.lease.task_id, trajectory.lease.label,
                 trajectory.reward, int(trajectory.success), len(trajectory.sampled_bytes),
                 int(trajectory.sampled.sum()), trajectory.oldest_version, json.dumps(trajectory.tags),
-                trajectory.seconds, time.time(), frame,
+                trajectory.seconds, time.time(), place.segment, place.offset, place.length,
             ),
         )  # fmt: skip
 
@@ -228,10 +235,19 @@ class Ledger:
     def commit(self) -> None:
         """Returns when everything is on the disk."""
         if self._database.in_transaction:
+            self._frames.sync()
             self._database.execute("COMMIT")
+            self._frames.settle()
+
+    def roll_back(self) -> None:
+        """Take back what was not committed; for when the disk takes no more."""
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
+        self._frames.cut()
 
     def close(self) -> None:
         """What was not committed is not kept."""
+        self._frames.close()
         self._database.close()
 
     def _begin(self) -> None:
@@ -285,14 +301,9 @@ class Ledger:
         return self._database.execute(query, (trajectory_id,)).fetchone() is not None
 
     def frames(self, trajectory_ids: Iterable[str]) -> list[bytes]:
-        """Journalled frames, in the order asked for."""
-        return [
-            cast(
-                "bytes",
-                self._database.execute("SELECT frame FROM trajectories WHERE trajectory_id=?", (i,)).fetchone()[0],
-            )
-            for i in trajectory_ids
-        ]
+        """Journalled frames, in the order asked for. Raises RunError: a file of theirs is damaged."""
+        query = "SELECT segment, offset, length FROM trajectories WHERE trajectory_id=?"
+        return [self._frames.read(Place(*self._database.execute(query, (i,)).fetchone())) for i in trajectory_ids]
 
     def straggler_figures(self, step: int) -> dict[str, int | float | None]:
         """The counts and mean lengths of a step's line `stragglers` in metrics.jsonl.

@@ -1,4 +1,5 @@
 import asyncio
+import os
 
 import pytest
 from scripted import make_lease
@@ -8,7 +9,7 @@ from actor.outbox import Outbox
 from actor.trajectory import trajectory_of
 from common.errors import RunError, UsageError
 from common.link import NotUnderstood
-from common.messages import Ack, HeartbeatReply, LeaseReturn, Trajectory
+from common.messages import Ack, HeartbeatReply, LeaseReturn, decode, encode
 
 
 def make_trajectory(lease_id):
@@ -30,6 +31,7 @@ class Learner:
         self.acks = []
 
     async def request(self, message):
+        message = decode(message) if isinstance(message, bytes) else message
         self.got.append(message)
         name = message.lease_id if isinstance(message, LeaseReturn) else message.trajectory_id
         if name in self.silent:
@@ -131,18 +133,21 @@ def test_what_another_run_left_is_not_sent_and_not_lost(tmp_path):
     assert open_outbox(tmp_path, learner, "run-a").ids == ("g1.0.0",)
 
 
-def test_a_spooled_frame_that_cannot_be_read_any_more_gives_its_lease_back_and_holds_up_no_other(tmp_path):
+def test_a_spooled_frame_that_the_disk_has_lost_gives_its_lease_back_and_holds_up_no_other(tmp_path):
     learner = Learner()
     outbox = open_outbox(tmp_path, learner)
     for lease_id in ("g1.0.0", "g1.1.0"):
         asyncio.run(outbox.add(make_trajectory(lease_id)))
-    outbox._connection.execute("UPDATE spool SET frame = substr(frame, 1, 40) WHERE trajectory_id = 'g1.0.0'")
-    asyncio.run(sent(outbox))
-    returned = [message for message in learner.got if isinstance(message, LeaseReturn)]
-    assert [(message.lease_id, message.failure) for message in returned] == [("g1.0.0", True)]
-    assert returned[0].reason.startswith("its trajectory cannot be read: not a msgpack message")
-    assert make_trajectory("g1.1.0") in learner.got
     outbox.close()
+    (file,) = (tmp_path / "spool").iterdir()
+    os.truncate(file, file.stat().st_size - 1)
+    again = open_outbox(tmp_path, learner)
+    asyncio.run(sent(again, make_trajectory("g1.2.0")))
+    returned = [message for message in learner.got if isinstance(message, LeaseReturn)]
+    assert [(message.lease_id, message.failure) for message in returned] == [("g1.1.0", True)]
+    assert f"{file}: ends within the frame of" in returned[0].reason
+    assert {message.trajectory_id for message in learner.got if message not in returned} == {"g1.0.0", "g1.2.0"}
+    again.close()
     assert open_outbox(tmp_path, learner).ids == ()
 
 
@@ -150,14 +155,15 @@ def test_a_trajectory_that_the_learner_cannot_read_is_not_sent_for_ever(tmp_path
     learner = Learner()
 
     async def request(message):
-        if isinstance(message, Trajectory):
+        if isinstance(message, bytes):
             learner.got.append(message)
             raise NotUnderstood("the learner could not read a message: kind: unknown")
         return await learner.request(message)
 
     outbox = Outbox(tmp_path / "spool.sqlite", "run", request, learner.acks.append)
     asyncio.run(sent(outbox, make_trajectory("g1.0.0")))
-    assert [type(message) for message in learner.got] == [Trajectory, LeaseReturn]
+    assert learner.got[0] == encode(make_trajectory("g1.0.0"))
+    assert [type(message) for message in learner.got] == [bytes, LeaseReturn]
     assert outbox.ids == ()
 
 
