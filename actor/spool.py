@@ -126,7 +126,8 @@ class Spool:
         while self._changes:
             batch, self._changes = self._changes, []
             try:
-                await loop.run_in_executor(self._disk, self._commit, batch)
+                # who asked may be gone before the disk has answered; what is begun is not given up
+                await asyncio.shield(loop.run_in_executor(self._disk, self._commit, batch))
             except (OSError, sqlite3.Error) as error:
                 added = [change for change in batch if change.done is not None]
                 for change in added:

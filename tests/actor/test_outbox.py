@@ -9,7 +9,8 @@ from actor.outbox import Outbox
 from actor.trajectory import trajectory_of
 from common.errors import RunError, UsageError
 from common.link import NotUnderstood
-from common.messages import Ack, HeartbeatReply, LeaseReturn, decode, encode
+from common.messages import Ack, HeartbeatReply, LeaseReturn
+from common.wire import decode, encode
 
 
 def make_trajectory(lease_id):

@@ -27,6 +27,7 @@ from common.messages import (
     Trajectory,
     Welcome,
 )
+from common.wire import decode
 
 DIGEST = "ab" * 32
 
@@ -80,7 +81,7 @@ class Link(Scripted):
 
     async def request(self, message):
         await asyncio.sleep(0)
-        return self.scene.answer(message)
+        return self.scene.answer(decode(message) if isinstance(message, bytes) else message)
 
     async def announcements(self):
         await asyncio.Event().wait()

@@ -15,6 +15,7 @@ from system.conftest import run_loop
 from common.checkpoint import folder_of, published_versions, read_manifest, verify
 from common.messages import Trajectory
 from common.prompt import Prompt
+from common.segments import Place, read_frame
 from common.wire import decode
 
 
@@ -27,21 +28,27 @@ def lines(file, event):
     return [line for line in map(json.loads, file.read_text().splitlines()) if line["event"] == event]
 
 
+def journalled(run, query, *values):
+    """Trajectories that the ledger names, as they came over the link."""
+    places = rows(run / "ledger.sqlite", f"SELECT t.segment, t.offset, t.length FROM {query}", *values)
+    return [decode(read_frame(run / "journal", Place(*place))) for place in places]
+
+
 @pytest.fixture(scope="module")
 def trained(finished_run):
     """A trajectory that was trained on, as it came over the link."""
-    query = "SELECT frame FROM trajectories JOIN leases ON trajectory_id = lease_id WHERE state = 'trained'"
-    found = rows(finished_run / "ledger.sqlite", f"{query} ORDER BY lease_id")
+    joined = "trajectories t JOIN leases l ON t.trajectory_id = l.lease_id WHERE state = 'trained' ORDER BY lease_id"
+    found = journalled(finished_run, joined)
     assert found, "no trajectory was trained on"
-    trajectory = decode(found[0][0])
+    trajectory = found[0]
     assert isinstance(trajectory, Trajectory)
     return trajectory
 
 
 def group_of(run, trajectory):
     """All members of its group."""
-    query = "SELECT frame FROM trajectories JOIN leases ON trajectory_id = lease_id WHERE group_id = ? ORDER BY member"
-    return [decode(frame) for (frame,) in rows(run / "ledger.sqlite", query, trajectory.lease.group_id)]
+    joined = "trajectories t JOIN leases l ON t.trajectory_id = l.lease_id WHERE group_id = ? ORDER BY member"
+    return journalled(run, joined, trajectory.lease.group_id)
 
 
 def test_stage_1_a_lease_was_granted_for_a_training_task(finished_run, trained, world_root):
@@ -138,8 +145,7 @@ def test_stage_12_each_new_version_was_probed_and_then_sampled_with(finished_run
     reloads = lines(finished_run / "logs" / "gateway.jsonl", "version_reloaded")
     assert {line["policy_version"] for line in reloads if line["accepted"]} >= {2}
     assert max(line["probe_difference"] for line in reloads) < 1e-4
-    query = "SELECT frame FROM trajectories WHERE label = 'after.t0'"
-    after = [decode(frame) for (frame,) in rows(finished_run / "ledger.sqlite", query)]
+    after = journalled(finished_run, "trajectories t WHERE label = 'after.t0'")
     assert len(after) == 4
     assert {int(version) for one in after for version in one.versions[one.sampled]} == {2}
 
