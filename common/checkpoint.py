@@ -102,9 +102,12 @@ def publish(parent: Path, manifest_without_files: Manifest, write: Callable[[Pat
         sync(draft / MANIFEST)
         sync(draft)
         if target.exists():
-            shutil.rmtree(target)
+            # its name goes at once: half of it under its name would be half a version
+            target.rename(parent / f".draft-old-{target.name}-{os.getpid()}")
         draft.rename(target)
         sync(parent)
+        for old in parent.glob(f".draft-old-{target.name}-*"):
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return hashlib.sha256(text).hexdigest()

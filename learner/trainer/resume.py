@@ -147,9 +147,11 @@ def retire_states(parent: Path, keep: int) -> None:
 
 def clear_drafts(parent: Path) -> None:
     """Remove what a crash left half-made or half-removed below `parent`, a folder of states or of versions."""
-    for folder in [*parent.glob(".draft-*"), *parent.glob("step*"), *parent.glob("v*")]:
+    for folder in [*parent.glob("step*"), *parent.glob("v*")]:
         if not any((folder / name).is_file() for name in (STATE, "manifest.json")):
             shutil.rmtree(folder, ignore_errors=True)
+    for folder in parent.glob(".draft-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def utc_now() -> str:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from common.channel import backoff
 from common.errors import RunError, UsageError
 from common.keys import learner_keys, new_keys
-from common.messages import Announcement, Goodbye, Hello, Refused, Unreadable
+from common.messages import Ack, Announcement, Goodbye, Hello, Refused, Unreadable
 from common.sockets import server_socket
 from common.wire import encode
 
@@ -204,9 +204,13 @@ def test_announcements_come_as_they_are_made(keys):
     run(check())
 
 
-def test_an_answer_that_tells_a_new_version_announces_it(keys):
+ACK = Ack(trajectory_id="g1.0.0", outcome="ok", policy_version=0, manifest_digest="ab", credit_bytes=1)
+
+
+@pytest.mark.parametrize("answer", [REPLY, ACK], ids=["heartbeat", "ack"])
+def test_an_actor_that_missed_the_announcement_learns_the_version_from_any_answer(keys, answer):
     async def check() -> None:
-        newer = REPLY.model_copy(update={"policy_version": 1})
+        newer = answer.model_copy(update={"policy_version": 1})
         async with both(keys, lambda m: WELCOME if isinstance(m, Hello) else newer) as (_, link):
             await link.connect()
             await link.request(BYE)

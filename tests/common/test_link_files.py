@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from link_ends import learner, run
 
 from common.config import LinkConfig
@@ -69,5 +73,59 @@ def test_a_file_of_another_size_or_none_at_all_is_an_error(keys, tmp_path):
         async with learner(keys, lambda _: missing) as there:
             with pytest.raises(RunError, match=r"version 3, model\.safetensors: version 3 is no longer kept"):
                 await fetch(keys, there.port, tmp_path / "other")
+
+    run(check())
+
+
+class LocalFiles(FileLink):
+    """A file link without a network: gives so many bytes, then breaks."""
+
+    def __init__(self, content: bytes, gives: int) -> None:
+        self.content, self.gives, self.asked = content, gives, []
+
+    async def fetch(self, version: int, name: str, offset: int, length: int) -> FileChunk:
+        self.asked.append(offset)
+        given = self.content[offset : min(offset + length, self.gives)]
+        if not given:
+            raise RunError("cut")
+        return FileChunk(policy_version=version, name=name, offset=offset, size=len(self.content), data=given)
+
+
+@given(cuts=st.lists(st.integers(0, len(CONTENT)), max_size=4).map(sorted))
+@settings(max_examples=40, deadline=None)
+def test_a_download_cut_at_any_byte_goes_on_from_it_and_has_the_digest_of_the_whole(cuts, tmp_path_factory):
+    async def check() -> None:
+        target = tmp_path_factory.mktemp("cut") / "got"
+        for cut in cuts:
+            files = LocalFiles(CONTENT, cut)
+            with contextlib.suppress(RunError):
+                await files.fetch_file(3, "x", len(CONTENT), target)
+            there = target.read_bytes()
+            assert there == CONTENT[: len(there)]
+        target.write_bytes(CONTENT[: cuts[-1]] if cuts else b"")  # what was under way had arrived when it was cut
+        files = LocalFiles(CONTENT, len(CONTENT))
+        digest = await files.fetch_file(3, "x", len(CONTENT), target)
+        assert digest == hashlib.sha256(CONTENT).hexdigest()
+        assert target.read_bytes() == CONTENT
+        assert min(files.asked, default=len(CONTENT)) == (cuts[-1] if cuts else 0)
+
+    run(check())
+
+
+def test_what_is_beyond_the_size_is_cut_off(tmp_path):
+    async def check() -> None:
+        (tmp_path / "got").write_bytes(CONTENT + b"more")
+        digest = await LocalFiles(CONTENT, 0).fetch_file(3, "x", len(CONTENT), tmp_path / "got")
+        assert digest == hashlib.sha256(CONTENT).hexdigest()
+        assert (tmp_path / "got").read_bytes() == CONTENT
+
+    run(check())
+
+
+def test_a_damaged_beginning_shows_in_the_digest(tmp_path):
+    async def check() -> None:
+        (tmp_path / "got").write_bytes(b"!" + CONTENT[1:1000])
+        digest = await LocalFiles(CONTENT, len(CONTENT)).fetch_file(3, "x", len(CONTENT), tmp_path / "got")
+        assert digest == hashlib.sha256(b"!" + CONTENT[1:]).hexdigest()
 
     run(check())
