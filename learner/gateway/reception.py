@@ -109,7 +109,7 @@ class Reception:
                 peer.left = True
                 log.info("actor_left", actor=peer.name, reason=message.reason, leases_freed=len(freed))
                 return self._reply([])
-        return Unreadable(reason=f"{type(message).__name__} is nothing that an actor says")
+        return self._unreadable(peer.name, body, f"{type(message).__name__} is nothing that an actor says")
 
     def dismiss_unlisted(self) -> None:
         """Actors whose key was taken off the list while they were connected are heard no longer."""
