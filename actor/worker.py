@@ -56,6 +56,7 @@ from common.messages import (
     Lease,
 )
 from common.prompt import Prompt, form_digest
+from common.run_lock import only_one
 from common.wire import schema_digest
 
 log = get_logger(__name__)
@@ -70,7 +71,7 @@ class Worker:
     def __init__(self, run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig) -> None:
         self._run, self._world, self._config = run, world, config
         self._shared_folder = link.shared_folder
-        self._folder = config.folder or run.folder / "actors" / config.name
+        self.folder = config.folder or run.folder / "actors" / config.name
         keys = actor_keys(link.keys, config.name)
         self._instance = secrets.token_hex(8)
         self._run_id = self._tokenizer_digest = ""  # not known yet
@@ -138,7 +139,7 @@ class Worker:
         source = source_of(self._shared_folder, folder, welcome.run_id, self._files)
         self._versions = Versions(source, welcome.run_id)
         self._versions.heard(welcome.policy_version, welcome.manifest_digest)
-        self._outbox = Outbox(self._folder / "spool.sqlite", welcome.run_id, self._link.request, self._on_ack)
+        self._outbox = Outbox(self.folder / "spool.sqlite", welcome.run_id, self._link.request, self._on_ack)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._heartbeats(welcome.heartbeat_seconds))
             group.create_task(self._announcements(self._versions))
@@ -352,6 +353,7 @@ async def run_actor(run: RunConfig, link: LinkConfig, world: WorldConfig, config
     """Run an actor until its run is finished. SIGTERM or SIGINT: leave politely; again: end at once.
 
     Raises:
+        UsageError: another actor works in its folder.
         UsageError, RunError: as `Worker.run`.
     """
     worker = Worker(run, link, world, config)
@@ -368,7 +370,9 @@ async def run_actor(run: RunConfig, link: LinkConfig, world: WorldConfig, config
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number.name)
-    await worker.run()
+    # a stopped process that wakes up beside its successor would write into the same spool
+    with only_one(worker.folder / "actor.lock"):
+        await worker.run()
 
 
 def _seed(run_seed: int, name: str, version: int) -> int:

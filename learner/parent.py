@@ -21,9 +21,9 @@ from common.errors import RunError, UsageError
 from common.log import get_logger
 from common.metrics import MetricsReader
 from common.processes import Children, ending, last_line
+from common.run_lock import only_one
 from learner.config import LearnerConfig
 from learner.rank_processes import LOST_EXIT, environments, name_of, stem_of
-from learner.run_lock import only_one
 
 log = get_logger(__name__)
 

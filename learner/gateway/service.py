@@ -33,6 +33,7 @@ from common.config import LinkConfig, RunConfig, Section, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import configure, get_logger
 from common.messages import Message, Unreadable
+from common.run_lock import only_one
 from common.sockets import connection_events, name_and_frames, question_in
 from common.wire import decode_as, encode
 from learner.config import LearnerConfig
@@ -44,7 +45,6 @@ from learner.gateway.reception import Reception, Reminder
 from learner.gateway.run_state import RunState
 from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_port import Impossible, NotYet, TrainerMessage
-from learner.run_lock import only_one
 
 log = get_logger("learner.gateway.service")  # __name__ is "__main__" in its process
 

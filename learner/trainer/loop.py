@@ -43,10 +43,10 @@ from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import Stopwatch, get_logger
 from common.metrics import MetricsFile, MetricsReader
+from common.run_lock import only_one
 from learner.config import LearnerConfig
 from learner.gateway.trainer_port import GroupRecord, Resume, TrainerPort, Waiting
 from learner.rank_processes import LOST_EXIT, name_of, stem_of
-from learner.run_lock import only_one
 from learner.trainer import resume
 from learner.trainer.advantage import Scored, score
 from learner.trainer.card import SHOWN_EVALUATION, model_card

@@ -27,6 +27,7 @@ from common.messages import (
     Trajectory,
     Welcome,
 )
+from common.run_lock import only_one
 from common.wire import decode
 
 DIGEST = "ab" * 32
@@ -340,3 +341,18 @@ def test_a_full_spool_stops_the_asking_and_says_so(scene, tmp_path, monkeypatch)
 def test_a_version_in_use_is_told_in_heartbeats(scene, tmp_path):
     live(make_worker(tmp_path), lambda: any(beat.policy_version == 0 for beat in scene.of(Heartbeat)))
     assert scene.of(ReloadReport) == []
+
+
+def test_a_second_actor_in_the_folder_of_a_first_is_refused(scene, tmp_path, monkeypatch):
+    """Its spool has one writer, also when the first was stopped and wakes up again."""
+    monkeypatch.setattr("common.run_lock.PATIENCE", 0.0)
+    config = ActorConfig(folder=tmp_path / "actor")
+
+    async def second():
+        await actor.worker.run_actor(RunConfig(folder=tmp_path), LinkConfig(), WorldConfig(), config)
+
+    with only_one(tmp_path / "actor" / "actor.lock"), pytest.raises(UsageError, match="another actor is at work"):
+        asyncio.run(second())
+    scene.finished = True
+    asyncio.run(second())
+    assert [goodbye.reason for goodbye in scene.of(Goodbye)] == ["the run is finished"]

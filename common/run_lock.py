@@ -1,4 +1,4 @@
-"""One process of a kind a run folder: a lock that the kernel drops with its holder, however that ended."""
+"""One process of a kind a folder: a lock that the kernel drops with its holder, however that ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.errors import UsageError
 
-PATIENCE = 5.0  # seconds; children of a learner that was killed need a moment to notice
+PATIENCE = 5.0  # seconds; those of a learner that was killed need a moment to notice
 
 
 @contextlib.contextmanager
