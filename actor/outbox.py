@@ -58,6 +58,7 @@ class Outbox:
         self._unsent = list(self._spool.ids)
         self._under_way: dict[str, int] = {}  # bytes
         self._fresh: dict[str, bytes] = {}
+        self._writing: set[str] = set()
         self._credit = credit_bytes
         self._waits_for_room = ""
         self._said_at = -SAY_AGAIN_SECONDS
@@ -66,8 +67,8 @@ class Outbox:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Trajectories without an ack, oldest first."""
-        return self._spool.ids
+        """Trajectories without an ack, oldest first; last those that are just being written."""
+        return (*self._spool.ids, *self._writing)
 
     @property
     def size(self) -> int:
@@ -97,19 +98,28 @@ class Outbox:
             ValueError: it is larger than the link carries.
         """
         frame, name = encode(trajectory), trajectory.trajectory_id
-        while True:
-            try:
-                await self._spool.add(name, frame)
-                break
-            except (OSError, sqlite3.Error) as error:
-                self._waits_for_room = f"room on the spool's disk ({error})"
-                self._say("spool_takes_no_more", file=str(self._file), reason=str(error), trajectory=name)
-                await asyncio.sleep(ROOM_SECONDS)
+        while (failure := await asyncio.shield(self._write(name, frame))) is not None:
+            self._waits_for_room = f"room on the spool's disk ({failure})"
+            self._say("spool_takes_no_more", file=str(self._file), reason=str(failure), trajectory=name)
+            await asyncio.sleep(ROOM_SECONDS)
         self._waits_for_room = ""
+
+    async def _write(self, name: str, frame: bytes) -> Exception | None:
+        """Once begun it is not given up when its episode is cancelled: what lies in the spool is sent."""
+        self._writing.add(name)
+        try:
+            await self._spool.add(name, frame)
+        except (OSError, sqlite3.Error) as error:
+            return error
+        finally:
+            self._writing.discard(name)
+            self._acked.set()  # `flushed` looks again
         if sum(map(len, self._fresh.values())) + len(frame) <= FRESH_BYTES:
             self._fresh[name] = frame
-        self._unsent.append(name)
+        if name not in self._unsent and name not in self._under_way:
+            self._unsent.append(name)
         self._changed.set()
+        return None
 
     async def run(self) -> None:
         """Send until cancelled, as much at a time as the credit allows.
@@ -133,7 +143,7 @@ class Outbox:
 
     async def flushed(self) -> None:
         """Wait until all is acknowledged."""
-        while self._spool.ids:
+        while self._spool.ids or self._writing:
             self._acked.clear()
             await self._acked.wait()
 

@@ -235,7 +235,7 @@ class Worker:
             await self._leases.give_back(lease, f"{type(error).__name__}: {error}")
             return
         except asyncio.CancelledError:
-            if lease.lease_id in self._unwanted:
+            if lease.lease_id in self._unwanted or lease.lease_id in self._outbox.ids:
                 self._leases.done(lease)
             raise
         log.info(
@@ -307,8 +307,11 @@ class Worker:
         self._leases.stop_asking()
         if self._episodes and not living.done() and self._stop_reason == "signal":
             await asyncio.wait(list(self._episodes.values()), timeout=self._config.drain_seconds)
-        for task in list(self._episodes.values()):
+        episodes = list(self._episodes.values())
+        for task in episodes:
             task.cancel()
+        if episodes:  # one that is just being spooled is not to be returned besides
+            await asyncio.wait(episodes, timeout=RETURN_SECONDS / 2)
         if self._outbox is None:
             return
         sending = self._task(self._outbox.run()) if living.done() else None

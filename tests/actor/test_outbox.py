@@ -1,5 +1,6 @@
 import asyncio
 import os
+import threading
 
 import pytest
 from scripted import make_lease
@@ -98,6 +99,30 @@ def test_a_trajectory_is_on_disk_before_it_is_sent(tmp_path):
     # as after a kill -9: another connection to the same file, nothing closed
     assert open_outbox(tmp_path, learner).ids == ("g1.0.0",)
     assert learner.got == []
+
+
+def test_an_episode_that_is_cancelled_while_it_is_spooled_leaves_nothing_that_is_not_sent(tmp_path):
+    learner = Learner()
+    outbox = open_outbox(tmp_path, learner)
+
+    async def cancelled_amid_its_write():
+        hold = threading.Event()
+        outbox._spool._disk.submit(hold.wait)
+        adding = asyncio.create_task(outbox.add(make_trajectory("g1.0.0")))
+        await asyncio.sleep(0)
+        adding.cancel()
+        await asyncio.gather(adding, return_exceptions=True)
+        assert outbox.ids == ("g1.0.0",)
+        hold.set()
+        running = asyncio.create_task(outbox.run())
+        await outbox.flushed()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(cancelled_amid_its_write())
+    outbox.close()
+    assert [message.trajectory_id for message in learner.got] == ["g1.0.0"]
+    assert open_outbox(tmp_path, learner).ids == ()
 
 
 @pytest.mark.parametrize("outcome", ["duplicate", "stale", "invalid", "fenced"])

@@ -1,0 +1,51 @@
+"""Processes killed with SIGKILL at random instants: a run goes on by itself, and loses and repeats nothing."""
+
+import random
+import time
+
+import pytest
+from aftermath import assert_it_goes_on_and_ends_well
+from fleet import Fleet
+
+KILLS = [5, pytest.param(100, marks=pytest.mark.slow)]
+
+
+def wait_for_instant(chance, fleet):
+    """A drawn moment: amid the start of what was killed before, or some steps into the run that follows."""
+    if chance.random() < 0.3:
+        time.sleep(chance.uniform(0.0, 1.0))
+        return
+    fleet.until_steps(chance.choice([1, 1, 2]))
+    time.sleep(chance.uniform(0.0, 0.2))
+
+
+def kill_again_and_again(fleet, chance, choices, kills):
+    for number in range(kills):
+        wait_for_instant(chance, fleet)
+        victims = chance.choice(choices)
+        print(f"kill {number + 1}: {' '.join(victims)} at step {fleet.steps()}")
+        fleet.kill(*victims)
+        fleet.start(*victims)
+
+
+@pytest.mark.parametrize("kills", KILLS)
+@pytest.mark.parametrize(
+    ("seed", "choices"),
+    [
+        (1, [("gateway",)]),
+        (2, [("trainer",)]),
+        (3, [("actor-0",), ("actor-1",), ("actor-0", "actor-1")]),
+        (
+            4,
+            [("gateway", "trainer"), ("gateway", "actor-0"), ("trainer", "actor-1"), ("gateway", "trainer", "actor-0")],
+        ),
+    ],
+    ids=["gateway", "trainer", "actors", "several-at-once"],
+)
+def test_a_run_goes_on_after_kills(tmp_path, seed, choices, kills):
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    with Fleet(tmp_path, seed=seed) as fleet:
+        fleet.start()
+        kill_again_and_again(fleet, chance, choices, kills)
+        assert_it_goes_on_and_ends_well(fleet)
