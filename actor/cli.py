@@ -11,7 +11,7 @@ from actor.config import ActorConfig, WorldConfig
 from common.config import LinkConfig, Loaded, RunConfig, Section, dump, parse_command_line
 from common.errors import UsageError
 
-USAGE = "usage: loop actor --config FILE [--dry-run] [--section.key value ...]"
+USAGE = "usage: loop actor --config FILE [--dry-run] [--insecure] [--section.key value ...]"
 SECTIONS: dict[str, type[Section]] = {"run": RunConfig, "link": LinkConfig, "world": WorldConfig, "actor": ActorConfig}
 
 
@@ -42,7 +42,8 @@ def _dry_run(loaded: Loaded, link: LinkConfig, world: WorldConfig, actor: ActorC
     from actor.world.build import check_world  # noqa: PLC0415 - as above
     from common.keys import actor_keys  # noqa: PLC0415
 
-    actor_keys(link.keys, actor.name)
+    if not link.insecure:
+        actor_keys(link.keys, actor.name)
     if world.root is not None:
         check_world(world.root)
     sys.stdout.write(dump(loaded))

@@ -72,7 +72,7 @@ class Worker:
         self._run, self._world, self._config = run, world, config
         self._shared_folder = link.shared_folder
         self.folder = config.folder or run.folder / "actors" / config.name
-        keys = actor_keys(link.keys, config.name)
+        keys = None if link.insecure else actor_keys(link.keys, config.name)
         self._instance = secrets.token_hex(8)
         self._run_id = self._tokenizer_digest = ""  # not known yet
         self._link = ActorLink(link, keys, self._hello)

@@ -9,17 +9,22 @@ import asyncio
 import contextlib
 import itertools
 import random
+import time
 from collections.abc import Callable, Iterator
 
 import zmq
 import zmq.asyncio
 
-from common.log import get_logger
+from common.log import Reminder, get_logger
 from common.messages import Message
 from common.sockets import connection_events
+from common.tcp import Tap, wire_bytes
 from common.wire import decode
 
 log = get_logger(__name__)
+
+HELD_BYTES = 64 << 20  # that the other side may make this socket hold, above what was read from it
+LOOK_SECONDS = 0.1
 
 
 def backoff(first: float = 1.0, last: float = 32.0) -> Iterator[float]:
@@ -41,9 +46,14 @@ class Channel:
         self._numbers = itertools.count(1)
         self._asked: dict[bytes, asyncio.Future[Message]] = {}
         self._connected = False
+        self._curve = socket.getsockopt(zmq.MECHANISM) == zmq.CURVE
+        self._tap: Tap | None = None
+        self._delivered = 0  # bytes of the present connection that were read from the socket
+        self._unreadable = Reminder(time.monotonic)
         self.failure = ""  # of the handshake: "", "key_refused" or "failed"
+        self.failure_reason = ""  # in words, when it failed
         self.broken = False
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        self._tasks = [asyncio.create_task(work) for work in (self._read(), self._watch(), self._bound())]
 
     async def ask(self, body: bytes, patience: float) -> Message:
         """The answer. Raises TimeoutError: none within `patience` seconds, or the connection broke."""
@@ -72,16 +82,19 @@ class Channel:
         self._break("the connection was dropped")
         for task in self._tasks:
             task.cancel()
+        self._drop_tap()
         self._socket.close(linger=0)
 
     async def _read(self) -> None:
         while True:
             frames = await self._socket.recv_multipart()
+            self._delivered += sum(wire_bytes(len(frame), curve=self._curve) for frame in frames)
             try:
                 number, body = frames
                 message = decode(body)
             except ValueError as error:
-                log.warning("unreadable_frame", reason=str(error), bytes=sum(map(len, frames)))
+                if self._unreadable.is_due():
+                    log.warning("unreadable_frame", reason=str(error), bytes=sum(map(len, frames)))
                 continue
             self._hear(message)
             waiting = self._asked.get(number)
@@ -91,7 +104,9 @@ class Channel:
     async def _watch(self) -> None:
         async with contextlib.aclosing(connection_events(self._socket)) as events:
             async for event in events:
-                if event.what == "succeeded":
+                if event.what == "connected":
+                    self._look_at(event.descriptor)
+                elif event.what == "succeeded":
                     self._connected = True
                 elif event.what == "disconnected" and self._connected:
                     self._break("the connection broke")
@@ -99,7 +114,37 @@ class Channel:
                     self.failure = event.what
                     self._break("the key was refused")
                 elif event.what == "failed":
-                    self.failure = event.what
+                    self.failure, self.failure_reason = event.what, event.reason
+
+    async def _bound(self) -> None:
+        """A learner that sends more than is read, or a message without an end, is left: this process stays small."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._tap is None:
+                continue
+            try:
+                held = self._tap.passed()[0] - self._delivered
+                held -= self._tap.unread() if held > HELD_BYTES else 0
+            except OSError:  # it is ending
+                continue
+            if held > HELD_BYTES:
+                log.error("learner_sends_too_much", held_bytes=held, allowed=HELD_BYTES, address=self._tap.address)
+                self._tap.cut()
+                self._break(f"the learner sent {held >> 20} MiB that nobody asked for")
+
+    def _look_at(self, descriptor: int) -> None:
+        """A fresh connection of this socket; the one before is gone."""
+        if self.broken:
+            return
+        self._drop_tap()
+        self._delivered = 0
+        with contextlib.suppress(OSError):  # gone already
+            self._tap = Tap(descriptor)
+
+    def _drop_tap(self) -> None:
+        if self._tap is not None:
+            self._tap.close()
+            self._tap = None
 
     def _break(self, reason: str) -> None:
         self.broken = True

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import ipaddress
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from common.errors import UsageError
 
@@ -79,12 +80,49 @@ class LinkConfig(Section):
         description="for actors: the learner's checkpoints folder where it is mounted here, read in place of downloads",
         examples=["/mnt/runs/tiny/checkpoints"],
     )
+    insecure: bool = Field(
+        default=False,
+        description="no encryption and no keys, on both sides, where host is loopback alone (also: --insecure)",
+        examples=[True],
+    )
     heartbeat_seconds: float = Field(
         default=2.0, gt=0, le=600, description="interval of heartbeats, seconds", examples=[2.0]
     )
     silence_intervals: int = Field(
         default=3, ge=2, description="missed heartbeats after which a peer counts as gone, count", examples=[3]
     )
+    peer_megabytes: int = Field(
+        default=192,
+        ge=96,
+        description="bytes that one actor may make the gateway hold, sent and not handled yet or not read, MiB; "
+        "more, and its connection is cut",
+        examples=[192],
+    )
+    memory_megabytes: int = Field(
+        default=1024, ge=96, description="the same for all actors together: the largest is cut, MiB", examples=[1024]
+    )
+    connections: int = Field(
+        default=4096,
+        ge=8,
+        description="connections to both ports at a time (an actor has two), count; beyond it strangers are cut first",
+        examples=[4096],
+    )
+
+    @model_validator(mode="after")
+    def stays_on_this_machine(self) -> Self:
+        """An insecure link is for loopback alone."""
+        if self.insecure and not _is_loopback(self.host):
+            raise ValueError(f"insecure is for loopback alone, not for host {self.host}: make keys (`loop keys new`)")
+        if self.memory_megabytes < self.peer_megabytes:
+            raise ValueError("memory_megabytes must not be below peer_megabytes")
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 class Loaded(dict[str, Any]):
@@ -253,6 +291,8 @@ def parse_command_line(
             _print_help(sections, usage, flags)
         elif word.removeprefix("--") in flags:
             given[word.removeprefix("--")] = True
+        elif word == "--insecure" and "link" in sections:
+            rest += ["--link.insecure", "true"]
         elif word == "--config" or word.startswith("--config="):
             config_file = Path(word.partition("=")[2] or (words.pop(0) if words else _missing("--config")))
         else:

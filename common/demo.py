@@ -34,7 +34,7 @@ from common.metrics import MetricsFile, MetricsReader
 from common.processes import Children, ending, last_line
 
 TINY = Path(__file__).resolve().parent.parent / "configs" / "tiny.yaml"
-USAGE = "usage: loop demo [--json] [--seed N] [--resume RUN] [--config FILE] [--section.key value ...]"
+USAGE = "usage: loop demo [--json] [--seed N] [--resume RUN] [--insecure] [--config FILE] [--section.key value ...]"
 POLL_SECONDS = 0.5
 ACTOR_STOP_SECONDS, LEARNER_STOP_SECONDS = 6.5, 3.0
 ACTOR_RESTARTS = 3

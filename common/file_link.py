@@ -35,7 +35,7 @@ CHUNKS_IN_FLIGHT = 6
 class FileLink:
     """Files of published versions, in chunks that the receiver asks for."""
 
-    def __init__(self, config: LinkConfig, keys: ActorKeys) -> None:
+    def __init__(self, config: LinkConfig, keys: ActorKeys | None) -> None:
         self._config = config
         self._keys = keys
         self._context = zmq.asyncio.Context()
@@ -54,6 +54,7 @@ class FileLink:
             if self._channel is None or self._channel.broken:
                 if self._channel is not None:
                     self._channel.close()
+                self._keys = self._keys.again() if self._keys is not None else None
                 self._channel = Channel(client_socket(self._context, self._keys, self._endpoint, 64), _ignore)
             channel = self._channel
             try:

@@ -26,6 +26,9 @@ import zmq
 from zmq.utils import z85
 
 from common.errors import UsageError
+from common.log import get_logger
+
+log = get_logger(__name__)
 
 LEARNER = "learner"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -46,6 +49,15 @@ class ActorKeys:
 
     own: KeyPair
     learner_public: bytes
+    folder: Path
+
+    def again(self) -> ActorKeys:
+        """As they are on the disk now, so that keys change without a restart; these while those are unusable."""
+        try:
+            return actor_keys(self.folder, self.own.name)
+        except UsageError as error:
+            log.error("keys_unreadable", error=str(error))
+            return self
 
 
 def new_keys(folder: Path, name: str) -> KeyPair:
@@ -77,7 +89,8 @@ def learner_keys(folder: Path) -> KeyPair:
 
 def actor_keys(folder: Path, name: str) -> ActorKeys:
     """An actor's own key and the learner's public one. Raises UsageError: missing, broken, or readable by others."""
-    return ActorKeys(_own_keys(folder, name), _read(folder / f"{LEARNER}.public", "copy it from the learner's machine"))
+    own = _own_keys(folder, name)
+    return ActorKeys(own, _read(folder / f"{LEARNER}.public", "copy it from the learner's machine"), folder)
 
 
 def public_file_of(folder: Path, name: str) -> Path:

@@ -11,6 +11,7 @@ found again without a word from the owner of the link. Times are seconds.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
@@ -20,7 +21,7 @@ from common.channel import Channel, backoff
 from common.config import LinkConfig
 from common.errors import RunError
 from common.keys import ActorKeys, fingerprint
-from common.log import get_logger
+from common.log import Reminder, get_logger
 from common.messages import (
     Ack,
     Announcement,
@@ -31,7 +32,7 @@ from common.messages import (
     Unreadable,
     Welcome,
 )
-from common.sockets import client_socket
+from common.sockets import INSECURE, SAY_INSECURE_EVERY, client_socket
 from common.wire import encode
 
 log = get_logger(__name__)
@@ -49,11 +50,11 @@ class ActorLink:
 
     Args:
         config: where the learner is, and its heartbeat interval.
-        keys: this actor's key and the learner's.
+        keys: this actor's key and the learner's, read anew for each connection; None: an insecure link.
         hello: makes the `Hello` of each connection (the leases held change); its `instance` is the process's.
     """
 
-    def __init__(self, config: LinkConfig, keys: ActorKeys, hello: Callable[[], Hello]) -> None:
+    def __init__(self, config: LinkConfig, keys: ActorKeys | None, hello: Callable[[], Hello]) -> None:
         self._config = config
         self._keys = keys
         self._hello = hello
@@ -65,6 +66,7 @@ class ActorLink:
         self._news = asyncio.Event()
         self._welcome: Welcome | None = None
         self._current = (-1, "")
+        self._insecure = Reminder(time.monotonic, SAY_INSECURE_EVERY)
 
     @property
     def welcome(self) -> Welcome:
@@ -142,6 +144,8 @@ class ActorLink:
         self._context.destroy(linger=0)
 
     async def _welcomed(self) -> Channel:
+        if self._keys is None and self._insecure.is_due():
+            log.warning("INSECURE_LINK", learner=self._endpoint, reason=INSECURE)
         async with self._greeting:
             if self._channel is not None and self._channel.broken:
                 self._leave(self._channel)
@@ -155,13 +159,13 @@ class ActorLink:
 
     async def _greet(self) -> Channel:
         for patience in backoff():
+            self._keys = self._keys.again() if self._keys is not None else None
             channel = Channel(client_socket(self._context, self._keys, self._endpoint, 256), self._hear)
             try:
                 answer = await channel.ask(encode(self._hello()), patience)
             except TimeoutError:
-                failure = channel.failure
                 channel.close()
-                self._judge_failure(failure)
+                self._judge_failure(channel.failure, channel.failure_reason)
                 continue
             except BaseException:
                 channel.close()
@@ -172,30 +176,28 @@ class ActorLink:
             channel.close()
             if not isinstance(answer, Refused) or not answer.temporary:
                 reason = answer.reason if isinstance(answer, Refused | Unreadable) else f"answered {_kind_of(answer)}"
-                raise RunError(f"the learner at {self._endpoint} refused {self._keys.own.name}: {reason}")
+                raise RunError(f"the learner at {self._endpoint} refused {self._hello().actor}: {reason}")
             log.warning("refused_for_now", learner=self._endpoint, reason=answer.reason)
             await asyncio.sleep(min(patience, self._config.heartbeat_seconds))
         raise AssertionError("backoff() never ends")
 
-    def _judge_failure(self, failure: str) -> None:
-        mark = fingerprint(self._keys.own.public)
-        if failure == "key_refused":
-            reason = (
-                f"the learner at {self._endpoint} does not list the key of {self._keys.own.name} (fingerprint {mark}); "
-                f"put {self._keys.own.name}.public into keys/actors/ there"
-            )
-            if self._welcome is None:
-                log.error("key_refused", learner=self._endpoint, actor_key=self._keys.own.name, fingerprint=mark)
-                raise RunError(reason)
-            log.error("key_refused", learner=self._endpoint, fingerprint=mark, reason=reason)
-        elif failure == "failed":
-            expected = fingerprint(self._keys.learner_public)
-            log.error(
-                "handshake_failed",
-                learner=self._endpoint,
-                reason="it speaks no CURVE, or its key is not the one in learner.public",
-                expected_fingerprint=expected,
-            )
+    def _judge_failure(self, failure: str, reason: str) -> None:
+        """Name what went wrong before the first word; by the time, an operator is looking for it."""
+        if not failure:
+            return
+        own = self._keys.own if self._keys is not None else None
+        if failure == "failed" or own is None:
+            expected = fingerprint(self._keys.learner_public) if self._keys is not None else "none: insecure"
+            log.error("handshake_failed", learner=self._endpoint, reason=reason, expected_fingerprint=expected)
+            return
+        mark = fingerprint(own.public)
+        reason = (
+            f"the learner at {self._endpoint} does not list the key of {own.name} (fingerprint {mark}); "
+            f"put {own.name}.public into keys/actors/ there"
+        )
+        log.error("key_refused", learner=self._endpoint, actor_key=own.name, fingerprint=mark, reason=reason)
+        if self._welcome is None:
+            raise RunError(reason)
 
     def _take(self, welcome: Welcome) -> None:
         if self._welcome is not None and welcome.run_id != self._welcome.run_id:

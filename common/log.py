@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -92,3 +93,23 @@ class Stopwatch:
         elapsed, self._since = now - self._since, now
         self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
         return elapsed
+
+
+class Reminder:
+    """Whether to say again that one waits: at once when the waiting begins, then every ten seconds."""
+
+    def __init__(self, clock: Callable[[], float], seconds: float = 10.0) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._said_at = -seconds
+
+    def is_due(self) -> bool:
+        now = self._clock()
+        if now - self._said_at < self._seconds:
+            return False
+        self._said_at = now
+        return True
+
+    def over(self) -> None:
+        """The waiting is over; the next one is said at once."""
+        self._said_at = -self._seconds

@@ -1,13 +1,17 @@
 """Sockets of the link: ZeroMQ with CURVE and safe options, and the gatekeeper that hears listed keys alone.
 
 Each option here has a default that loses data, memory or time: LINGER waits for ever, MAXMSGSIZE takes anything, and a
-CURVE server without a ZAP handler takes any key. Who speaks is the key's name (`User-Id`), never a routing id.
+CURVE server without a ZAP handler takes any key. Who speaks is the key's name (`User-Id`), never a routing id. An
+insecure link (loopback alone) has no keys, and nobody to vouch for a name.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+import ipaddress
+import struct
+import time
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 import zmq
@@ -17,7 +21,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from common.errors import UsageError
 from common.keys import ActorKeys, KeyList, KeyPair, fingerprint
-from common.log import get_logger
+from common.log import Reminder, get_logger
 from common.wire import MAX_MESSAGE_BYTES
 
 log = get_logger(__name__)
@@ -25,27 +29,35 @@ log = get_logger(__name__)
 DOMAIN = b"loop"
 LONGEST_NUMBER = 64  # bytes of a question's number
 SHORT = 4096  # bytes of a frame that is kept of too many
-WATCHED = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_DISCONNECTED
+TRY_LATER = 300  # for one that connects too often: libzmq lets it wait without a word
+CONNECTION_TOKEN, CONNECTION_KEY = "Connection", "Key"  # what the gatekeeper tells of a connection with each message
+HANDSHAKES = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
+WATCHED = HANDSHAKES | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED
+MONITORED = HANDSHAKES | zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED | zmq.EVENT_DISCONNECTED  # by a server
+INSECURE = "no encryption and no keys: whoever is on this machine may read it and take part; loopback alone"
+SAY_INSECURE_EVERY = 60.0  # seconds
+ANSWER_BYTES = 16 << 20  # of one message to an actor: a chunk, or some ten thousand leases
 
 
-def client_socket(context: zmq.asyncio.Context, keys: ActorKeys, endpoint: str, queued: int) -> zmq.asyncio.Socket:
+def client_socket(
+    context: zmq.asyncio.Context, keys: ActorKeys | None, endpoint: str, queued: int
+) -> zmq.asyncio.Socket:
     """A DEALER that speaks to the learner's key alone; at most `queued` messages wait in each direction.
+
+    Without keys it is insecure: anybody may answer.
 
     Raises:
         UsageError: an endpoint that cannot be one.
     """
     socket: zmq.asyncio.Socket = context.socket(zmq.DEALER)
-    _set_limits(socket, heard=queued, said=queued)
+    _set_limits(socket, heard=queued, said=queued, largest=ANSWER_BYTES)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    socket.curve_publickey, socket.curve_secretkey = keys.own.public, keys.own.secret
-    socket.curve_serverkey = keys.learner_public
+    if keys is not None:
+        socket.curve_publickey, socket.curve_secretkey = keys.own.public, keys.own.secret
+        socket.curve_serverkey = keys.learner_public
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
@@ -55,22 +67,33 @@ def client_socket(context: zmq.asyncio.Context, keys: ActorKeys, endpoint: str, 
 
 
 def server_socket(
-    context: zmq.asyncio.Context, keys: KeyPair, host: str, port: int, *, heard: int, said: int
+    context: zmq.asyncio.Context,
+    keys: KeyPair | None,
+    host: str,
+    port: int,
+    *,
+    heard: int,
+    said: int,
+    watch: Callable[[zmq.asyncio.Socket], None] | None = None,
 ) -> tuple[zmq.asyncio.Socket, int]:
     """A ROUTER that hears listed keys alone (start a `Gatekeeper` first), and the port it got.
 
     At most `heard` messages of a peer wait here unread (then it is not read from), and `said` to it; one more is
-    refused with EAGAIN, and one to a connection that is gone with EHOSTUNREACH.
+    refused with EAGAIN, and one to a connection that is gone with EHOSTUNREACH. `watch` gets the socket before it is
+    bound. Without keys it is insecure: anybody on this machine is heard.
 
     Raises:
         UsageError: the address cannot be bound.
     """
     socket: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
-    _set_limits(socket, heard=heard, said=said)
+    _set_limits(socket, heard=heard, said=said, largest=MAX_MESSAGE_BYTES + 1024)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
-    socket.curve_server = True
+    if keys is not None:
+        socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
+        socket.curve_server = True
     socket.zap_domain = DOMAIN
+    if watch is not None:
+        watch(socket)
     try:
         socket.bind(f"tcp://{host}:{port or '*'}")
     except zmq.ZMQError as error:
@@ -82,9 +105,9 @@ def server_socket(
     return socket, int(bound.rpartition(":")[2])
 
 
-def _set_limits(socket: zmq.asyncio.Socket, *, heard: int, said: int) -> None:
+def _set_limits(socket: zmq.asyncio.Socket, *, heard: int, said: int, largest: int) -> None:
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES + 1024)
+    socket.setsockopt(zmq.MAXMSGSIZE, largest)
     socket.setsockopt(zmq.RCVHWM, heard)
     socket.setsockopt(zmq.SNDHWM, said)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
@@ -97,13 +120,15 @@ def _set_limits(socket: zmq.asyncio.Socket, *, heard: int, said: int) -> None:
 class ConnectionEvent:
     """What became of a connection or its handshake."""
 
-    what: str  # "succeeded", "key_refused", "failed", "disconnected"
-    endpoint: str
+    what: str  # "connected", "succeeded", "key_refused", "failed", "disconnected"
+    descriptor: int = -1  # of "connected"
+    reason: str = ""  # of "failed"
 
 
 async def connection_events(socket: zmq.asyncio.Socket) -> AsyncGenerator[ConnectionEvent, None]:
-    """What the socket's monitor tells, until cancelled."""
+    """What a client's monitor tells, until cancelled."""
     names: dict[int, str] = {
+        zmq.EVENT_CONNECTED: "connected",
         zmq.EVENT_HANDSHAKE_SUCCEEDED: "succeeded",
         zmq.EVENT_DISCONNECTED: "disconnected",
         zmq.EVENT_HANDSHAKE_FAILED_AUTH: "key_refused",
@@ -113,18 +138,45 @@ async def connection_events(socket: zmq.asyncio.Socket) -> AsyncGenerator[Connec
         while True:
             event = await recv_monitor_message(monitor)
             what = names.get(event["event"], "failed")
-            yield ConnectionEvent(what, event["endpoint"].decode(errors="replace"))
+            reason = why_failed(event["event"], event["value"], server=False) if what == "failed" else ""
+            yield ConnectionEvent(what, event["value"], reason)
     finally:
         with contextlib.suppress(zmq.ZMQError):
             socket.disable_monitor()
         monitor.close(linger=0)
 
 
-class Gatekeeper:
-    """ZAP (ZeroMQ RFC 27): libzmq asks it about every handshake; the answer carries the key's name as User-Id."""
+def why_failed(event: int, value: int, *, server: bool) -> str:
+    """A handshake that failed before a key was looked up, in words, with what to do."""
+    if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        if server:
+            return "it left in the middle of the handshake"
+        return "it ended the handshake: the learner's key is not the one in learner.public, or it is no learner"
+    if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+        return "one side speaks CURVE and the other does not: start both with --insecure, or neither"
+    if value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
+        return "it holds another learner.public: copy the learner's again" if server else "its key is another"
+    return f"it does not speak the protocol (ZMTP error {value:#x})"
 
-    def __init__(self, context: zmq.asyncio.Context, keys: KeyList) -> None:
+
+class Gatekeeper:
+    """ZAP (ZeroMQ RFC 27): libzmq asks it about every handshake; the answer carries the key's name as User-Id.
+
+    Args:
+        context: of the sockets that it keeps.
+        keys: who may connect; None: insecure, anybody on this machine, without a name.
+        admit: gives a connection of that name a token, which comes with each of its messages; None refuses for now.
+    """
+
+    def __init__(
+        self,
+        context: zmq.asyncio.Context,
+        keys: KeyList | None,
+        admit: Callable[[str], int | None] | None = None,
+    ) -> None:
         self._keys = keys
+        self._admit = admit
+        self._reminders: dict[str, Reminder] = {}
         self._socket: zmq.asyncio.Socket = context.socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind("inproc://zeromq.zap.01")
@@ -141,25 +193,48 @@ class Gatekeeper:
 
     def _answer(self, frames: list[bytes]) -> list[bytes]:
         version, request_id, domain, address, _, mechanism, *credentials = frames
-        name = None
-        if mechanism == b"CURVE" and domain == DOMAIN and len(credentials) == 1 and len(credentials[0]) == 32:
+        name, public = None, b""
+        if self._keys is None:
+            name = "" if mechanism == b"NULL" and ipaddress.ip_address(address.decode()).is_loopback else None
+        elif mechanism == b"CURVE" and domain == DOMAIN and len(credentials) == 1 and len(credentials[0]) == 32:
             public = z85.encode(credentials[0])
             name = self._name_of(public)
-            if name is None:
-                log.warning("key_refused", fingerprint=fingerprint(public), address=address.decode(errors="replace"))
+            if name is None and self._is_due(mark := fingerprint(public)):
+                remedy = "list its public key in keys/actors, if it is one of yours"
+                where = address.decode(errors="replace")
+                log.warning("key_refused", fingerprint=mark, address=where, refused=self.refused + 1, remedy=remedy)
         if name is None:
             self.refused += 1
             return [version, request_id, b"400", b"key not listed", b"", b""]
+        token = self._admit(name) if self._admit is not None else 0
+        if token is None:
+            return [version, request_id, b"%d" % TRY_LATER, b"later", b"", b""]
         log.debug("key_accepted", actor=name, address=address.decode(errors="replace"))
-        return [version, request_id, b"200", b"", name.encode(), b""]
+        told = _properties({CONNECTION_TOKEN: str(token), CONNECTION_KEY: public.decode()})
+        return [version, request_id, b"200", b"", name.encode(), told]
 
     def _name_of(self, public: bytes) -> str | None:
+        assert self._keys is not None
         try:
             return self._keys.name_of(public)
         except UsageError as error:
             # a broken file in the list must not end the gateway; the handshake is refused and the file named
-            log.error("key_list_unreadable", error=str(error))
+            if self._is_due("list"):
+                log.error("key_list_unreadable", error=str(error))
             return None
+
+    def _is_due(self, what: str) -> bool:
+        """Whether to say so: once in ten seconds for each key, and for all beyond a thousand together."""
+        kept = what if what in self._reminders or len(self._reminders) < 1000 else ""
+        return self._reminders.setdefault(kept, Reminder(time.monotonic)).is_due()
+
+
+def _properties(told: dict[str, str]) -> bytes:
+    """ZMTP metadata (RFC 37): each name with its length in a byte, each value with its length in four."""
+    return b"".join(
+        bytes([len(name)]) + name.encode() + struct.pack(">I", len(value)) + value.encode()
+        for name, value in told.items()
+    )
 
 
 def question_in(frames: list[bytes]) -> tuple[bytes, bytes, bytes, str]:

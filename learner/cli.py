@@ -10,7 +10,7 @@ from common.config import LinkConfig, Loaded, RunConfig, Section, dump, parse_co
 from common.errors import UsageError
 from learner.config import LearnerConfig
 
-USAGE = """usage: loop learner [--config FILE] [--resume] [--dry-run] [--nproc N] [--section.key value ...]
+USAGE = """usage: loop learner [--config FILE] [--resume] [--dry-run] [--insecure] [--nproc N] [--section.key value ...]
        loop learner warm-start [--help]
        loop learner export RUN_OR_VERSION --out DIR [--help]
 

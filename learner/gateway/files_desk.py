@@ -17,6 +17,7 @@ from common.messages import FileRequest, Message, Unreadable
 from common.sockets import name_and_frames, question_in
 from common.wire import decode, encode
 from learner.gateway.blobs import Blobs
+from learner.gateway.guard import Guard
 from learner.gateway.quarantine import Quarantine
 
 log = get_logger(__name__)
@@ -28,6 +29,7 @@ class FilesDesk:
     Args:
         socket: the port's ROUTER.
         blobs: what there is to fetch.
+        guard: told what is taken and given, and which connections were cut.
         on_fetch: told who asks for which version, and when (seconds, monotonic): it is in use.
         quarantine: where frames go that are no question for a chunk.
     """
@@ -36,24 +38,31 @@ class FilesDesk:
         self,
         socket: zmq.asyncio.Socket,
         blobs: Blobs,
+        guard: Guard,
         on_fetch: Callable[[str, int, float], None],
         quarantine: Quarantine,
     ) -> None:
         self._quarantine = quarantine
         self._socket = socket
         self._blobs = blobs
+        self._guard = guard
         self._on_fetch = on_fetch
 
     async def serve(self) -> None:
         """Until cancelled."""
         while True:
-            name, parts = name_and_frames(await self._socket.recv_multipart(copy=False))
+            frames = await self._socket.recv_multipart(copy=False)
+            if not self._guard.heard(frames):
+                continue
+            name, parts = name_and_frames(frames)
             routing, number, body, wrong = question_in(parts)
             answer = Unreadable(reason=wrong) if wrong else self._answer(name, body)
             if isinstance(answer, Unreadable):
                 self._quarantine.put(name, body, answer.reason)
             with contextlib.suppress(zmq.ZMQError):  # gone, or does not read: it asks again
-                await self._socket.send_multipart([routing, number, encode(answer)], flags=zmq.NOBLOCK)
+                frame = encode(answer)
+                await self._socket.send_multipart([routing, number, frame], flags=zmq.NOBLOCK)
+                self._guard.said(routing, number, frame)
 
     def _answer(self, name: str, body: bytes) -> Message:
         try:

@@ -60,10 +60,13 @@ class Peers:
         return peer
 
     def fetches(self, name: str, version: int, now: float) -> None:
-        """Somebody asked for a piece of a version's files."""
-        peer = self._by_name.get(name)
-        if peer is not None:
+        """Somebody asked for a piece of a version's files; without a name (an insecure link) it may be anybody."""
+        for peer in [self._by_name[name]] if name in self._by_name else self.present if not name else ():
             peer.fetching, peer.fetched_at = version, now
+
+    def name_on(self, routing: bytes) -> str:
+        """Who said `Hello` on a connection; empty for none."""
+        return next((peer.name for peer in self._by_name.values() if peer.routing == routing), "")
 
     def versions_in_use(self, now: float) -> set[int]:
         """Versions that live actors sample with or read, as heartbeats say, or asked for within the silence limit."""

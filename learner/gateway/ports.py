@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import zmq.asyncio
 
 from common.config import LinkConfig
 from common.errors import UsageError
-from common.keys import KeyList, KeyPair, learner_keys
+from common.keys import KeyList, learner_keys
 from common.sockets import Gatekeeper, server_socket
+from learner.gateway.connections import Limits
+from learner.gateway.guard import Guard
 from learner.gateway.trainer_port import trainer_socket
 
 
@@ -30,7 +33,8 @@ class Sockets:
     trainer: zmq.asyncio.Socket
     port: int
     files_port: int
-    listed: KeyList
+    listed: KeyList | None  # None: insecure
+    guard: Guard
 
 
 @contextlib.asynccontextmanager
@@ -40,43 +44,48 @@ async def listening(folder: Path, link: LinkConfig) -> AsyncIterator[Sockets]:
     Raises:
         UsageError: a port in use, keys missing or readable by others.
     """
-    keys = learner_keys(link.keys)
+    keys = None if link.insecure else learner_keys(link.keys)
+    listed = None if link.insecure else KeyList(link.keys)
+    limits = Limits(link.peer_megabytes << 20, link.memory_megabytes << 20, link.connections)
     context = zmq.asyncio.Context()
-    listed = KeyList(link.keys)
-    gatekeeper = Gatekeeper(context, listed)
+    guard = Guard(limits, curve=keys is not None)
+    gatekeeper = Gatekeeper(context, listed, guard.admit)
     gate = asyncio.create_task(gatekeeper.serve())
     sockets: list[zmq.asyncio.Socket] = []
     try:
         before = _ports_before(folder)
         # trajectories are large and acks small; a batch of 256 from one actor gets its 256 acks at once
-        actors, port = _bind(context, keys, link.host, link.port, before.get("port", 0), heard=32, said=4096)
+        server = partial(server_socket, context, keys, link.host)
+        for_actors = partial(server, heard=32, said=4096, watch=partial(guard.watch, "actors"))
+        actors, port = _bind(for_actors, link.port, before.get("port", 0))
         sockets.append(actors)
-        files, files_port = _bind(
-            context, keys, link.host, link.files_port, before.get("files_port", 0), heard=64, said=16
-        )
+        for_files = partial(server, heard=64, said=16, watch=partial(guard.watch, "files"))
+        files, files_port = _bind(for_files, link.files_port, before.get("files_port", 0))
         sockets.append(files)
         trainer = _bind_trainer(context, folder)
         sockets.append(trainer)
         where = {"host": link.host, "port": port, "files_port": files_port, "pid": os.getpid()}
         _write_json(folder / "gateway.json", where)
-        yield Sockets(actors, files, trainer, port, files_port, listed)
+        guard.start()
+        yield Sockets(actors, files, trainer, port, files_port, listed, guard)
     finally:
         gate.cancel()
         await asyncio.gather(gate, return_exceptions=True)
         gatekeeper.close()
+        guard.close()
         for socket in sockets:
             socket.close(linger=0)
         context.destroy(linger=0)
 
 
 def _bind(
-    context: zmq.asyncio.Context, keys: KeyPair, host: str, port: int, before: int, *, heard: int, said: int
+    bind: Callable[..., tuple[zmq.asyncio.Socket, int]], port: int, before: int
 ) -> tuple[zmq.asyncio.Socket, int]:
     """Where the choice of the port is free, that of before, so that a restarted learner is found again."""
     if not port and before:
         with contextlib.suppress(UsageError):
-            return server_socket(context, keys, host, before, heard=heard, said=said)
-    return server_socket(context, keys, host, port, heard=heard, said=said)
+            return bind(before)
+    return bind(port)
 
 
 def _ports_before(folder: Path) -> dict[str, int]:

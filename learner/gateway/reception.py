@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from common.log import get_logger
+from common.log import Reminder, get_logger
 from common.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -76,13 +76,17 @@ class Reception:
         self.quarantine = Quarantine(run.folder / "quarantine", clock)
 
     def answer(self, name: str, routing: bytes, body: bytes) -> Message:
-        """The answer to one message of `name` (its key's name) on the connection `routing`."""
+        """The answer to one message of `name` on the connection `routing`.
+
+        The name is its key's; an insecure link knows none (""), and believes what the connection's `Hello` said.
+        """
+        name = name or self.peers.name_on(routing)
         try:
             message = decode(body)
         except ValueError as error:
             return self._unreadable(name, body, str(error))
         if isinstance(message, Hello):
-            return self._hello(name, routing, message)
+            return self._hello(name or message.actor, routing, message)
         peer = self.peers.hear(name, routing, self._clock())
         if peer is None:
             return Refused(reason="this connection has not said Hello", temporary=True)
@@ -216,26 +220,6 @@ class Reception:
             finished=self._run.finished,
             credit_bytes=CREDIT_BYTES,
         )
-
-
-class Reminder:
-    """Whether to say again that one waits: at once when the waiting begins, then every ten seconds."""
-
-    def __init__(self, clock: Callable[[], float], seconds: float = 10.0) -> None:
-        self._clock = clock
-        self._seconds = seconds
-        self._said_at = -seconds
-
-    def is_due(self) -> bool:
-        now = self._clock()
-        if now - self._said_at < self._seconds:
-            return False
-        self._said_at = now
-        return True
-
-    def over(self) -> None:
-        """The waiting is over; the next one is said at once."""
-        self._said_at = -self._seconds
 
 
 def _what_it_tells(frame: bytes) -> dict[str, Any]:

@@ -10,8 +10,9 @@ Who waits for what, and who unblocks it:
     actor ── FileRequest ──► files desk                                waits for: nothing
     tick: leases nobody renewed lapse (their members are issued again) · silent actors are named · figures are written
 
-One thread. What arrived together is handled together and committed once; only then are the answers sent. A stalled
-trainer stalls nobody here, and a crash of either side loses nothing that was acknowledged.
+One thread handles what comes; a second (`guard.py`) only watches what connections make this process hold. What arrived
+together is handled together and committed once; only then are the answers sent. A stalled trainer stalls nobody here,
+and a crash of either side loses nothing that was acknowledged.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import signal
 import sqlite3
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
@@ -31,17 +33,17 @@ import zmq.asyncio
 
 from common.config import LinkConfig, RunConfig, Section, parse_command_line
 from common.errors import RunError, UsageError
-from common.log import configure, get_logger
+from common.log import Reminder, configure, get_logger
 from common.messages import Message, Unreadable
 from common.run_lock import only_one
-from common.sockets import connection_events, name_and_frames, question_in
+from common.sockets import INSECURE, SAY_INSECURE_EVERY, name_and_frames, question_in
 from common.wire import decode_as, encode
 from learner.config import LearnerConfig
 from learner.gateway.blobs import Blobs
 from learner.gateway.draw import read_tasks
 from learner.gateway.files_desk import FilesDesk
 from learner.gateway.ports import Sockets, listening
-from learner.gateway.reception import Reception, Reminder
+from learner.gateway.reception import Reception
 from learner.gateway.run_state import RunState
 from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_port import Impossible, NotYet, TrainerMessage
@@ -71,12 +73,14 @@ class Gateway:
     ) -> None:
         self._run = run
         self._sockets = sockets
+        self._guard = sockets.guard
         self._blobs = Blobs(run.folder / "checkpoints")
         self._desk = TrainerDesk(run, lambda: self.reception.peers.versions_in_use(time.monotonic()))
         self._changed = asyncio.Event()
         self._trainer_waits = ""
         self._trainer_reminder = Reminder(time.monotonic)
         self._list_reminder = Reminder(time.monotonic)
+        self._insecure_reminder = Reminder(time.monotonic, SAY_INSECURE_EVERY)
         self._stop = stop or asyncio.Event()
         self._stop_with_parent = stop_with_parent
         self.reception = Reception(
@@ -86,7 +90,8 @@ class Gateway:
             is_connected=self._is_connected,
             is_listed=self._is_listed,
         )
-        self._files = FilesDesk(sockets.files, self._blobs, self.reception.peers.fetches, self.reception.quarantine)
+        fetches, quarantine = self.reception.peers.fetches, self.reception.quarantine
+        self._files = FilesDesk(sockets.files, self._blobs, sockets.guard, fetches, quarantine)
 
     def stop(self) -> None:
         """End `serve` as soon as what is in hand is done."""
@@ -99,7 +104,6 @@ class Gateway:
             self._files.serve(),
             self._serve_trainer(),
             self._tick(),
-            self._watch_handshakes(),
         ]
         tasks = [asyncio.create_task(loop) for loop in loops]
         stopped = asyncio.create_task(self._stop.wait())
@@ -117,32 +121,47 @@ class Gateway:
 
     async def _serve_actors(self) -> None:
         while True:
-            answers: list[tuple[bytes, bytes, Message]] = []
-            for frames in await self._arrived_together():
-                name, parts = name_and_frames(frames)
-                routing, number, body, wrong = question_in(parts)
-                if wrong:
-                    self.reception.quarantine.put(name, body, wrong)
-                    answers.append((routing, number, Unreadable(reason=wrong)))
-                else:
-                    answers.append((routing, number, self.reception.answer(name, routing, body)))
+            answers = self._answers_to(await self._arrived_together())
             self._commit()
             for routing, number, answer in answers:
                 self._send(routing, number, answer)
 
-    async def _arrived_together(self) -> list[list[zmq.Frame]]:
-        """At least one message, and whatever else waits already, within limits."""
-        socket = self._sockets.actors
-        batch: list[list[zmq.Frame]] = [await socket.recv_multipart(copy=False)]
-        size = sum(len(frame) for frame in batch[0])
-        while size < BATCH_BYTES and len(batch) < BATCH_MESSAGES:
-            try:
-                frames: list[zmq.Frame] = await socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                break
-            batch.append(frames)
+    async def _arrived_together(self) -> deque[list[zmq.Frame]]:
+        """At least one message, and whatever else waits already, within limits; none of connections that were cut."""
+        frames: list[zmq.Frame] | None = await self._sockets.actors.recv_multipart(copy=False)
+        batch: deque[list[zmq.Frame]] = deque()
+        size = count = 0
+        while frames is not None:
+            if self._guard.heard(frames):
+                batch.append(frames)
+            count += 1
             size += sum(len(frame) for frame in frames)
+            full = size >= BATCH_BYTES or count >= BATCH_MESSAGES
+            frames = None if full else await self._waiting()
         return batch
+
+    async def _waiting(self) -> list[zmq.Frame] | None:
+        """A message that waits already. The error that says there is none keeps alive whatever stands beside it here:
+        caught one level higher it would hold the whole batch until the next collection of garbage.
+        """
+        try:
+            frames: list[zmq.Frame] = await self._sockets.actors.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        return frames
+
+    def _answers_to(self, batch: deque[list[zmq.Frame]]) -> list[tuple[bytes, bytes, Message]]:
+        """To whom, under which number, what; each message is let go as it is answered."""
+        answers: list[tuple[bytes, bytes, Message]] = []
+        while batch:
+            name, parts = name_and_frames(batch.popleft())
+            routing, number, body, wrong = question_in(parts)
+            if wrong:
+                self.reception.quarantine.put(name, body, wrong)
+                answers.append((routing, number, Unreadable(reason=wrong)))
+            else:
+                answers.append((routing, number, self.reception.answer(name, routing, body)))
+        return answers
 
     def _commit(self) -> None:
         self._run.commit()
@@ -155,10 +174,13 @@ class Gateway:
 
     def _send(self, routing: bytes, number: bytes, message: Message) -> bool:
         """Without waiting: an actor that is gone or does not read asks again later. Whether it could be sent."""
-        sent = self._sockets.actors.send_multipart([routing, number, encode(message)], flags=zmq.NOBLOCK)
+        body = encode(message)
+        sent = self._sockets.actors.send_multipart([routing, number, body], flags=zmq.NOBLOCK)
         assert isinstance(sent, asyncio.Future)
         error = sent.exception()
-        if error is not None and not isinstance(error, zmq.ZMQError):
+        if error is None:
+            self._guard.said(routing, number, body)
+        elif not isinstance(error, zmq.ZMQError):
             raise error
         return error is None
 
@@ -166,22 +188,28 @@ class Gateway:
         return self._send(routing, b"", Unreadable(reason="nothing: the gateway looks whether you are there"))
 
     def _is_listed(self, name: str) -> bool:
+        listed = self._sockets.listed
         try:
-            return self._sockets.listed.has(name)
+            return listed is None or listed.has(name)
         except UsageError as error:
-            # a broken file in the list is no reason to send connected actors away
-            if self._list_reminder.is_due():
-                log.error("key_list_unreadable", error=str(error))
+            self._say_unreadable(error)
             return True
 
-    async def _watch_handshakes(self) -> None:
-        """Handshakes that fail before a key is shown (no CURVE, another learner's key) are named here."""
-        reminder = Reminder(time.monotonic)
-        async with contextlib.aclosing(connection_events(self._sockets.actors)) as events:
-            async for event in events:
-                if event.what == "failed" and reminder.is_due():
-                    reason = "the other side speaks no CURVE, or holds another learner.public"
-                    log.warning("handshake_failed", endpoint=event.endpoint, reason=reason)
+    def _dismiss_unlisted(self) -> None:
+        """Keys that were removed, or replaced, end connections and free leases."""
+        listed = self._sockets.listed
+        if listed is None:
+            return
+        try:
+            self._guard.dismiss_unlisted(listed)
+        except UsageError as error:
+            self._say_unreadable(error)
+        self.reception.dismiss_unlisted()
+
+    def _say_unreadable(self, error: UsageError) -> None:
+        """A broken file in the list is no reason to send connected actors away."""
+        if self._list_reminder.is_due():
+            log.error("key_list_unreadable", error=str(error))
 
     # --- trainer
 
@@ -241,11 +269,14 @@ class Gateway:
                 log.warning("lease_lapsed", lease=record.lease_id, actor=record.actor, state=record.state)
             for peer in self.reception.peers.newly_silent(now):
                 log.warning("actor_silent", actor=peer.name, seconds=round(now - peer.heard_at, 1))
-            self.reception.dismiss_unlisted()
+            self._guard.alive()
+            self._dismiss_unlisted()
             self._commit()
             if now - figures_at >= FIGURES_EVERY:
                 figures_at = now
                 self._write_figures(now)
+            if self._sockets.listed is None and self._insecure_reminder.is_due():
+                log.warning("INSECURE_LINK", reason=INSECURE)
             if self._stop_with_parent and os.getppid() != parent:
                 log.error("parent_gone", parent=parent)
                 self.stop()
@@ -260,7 +291,7 @@ class Gateway:
                     self.stop()
 
     def _write_figures(self, now: float) -> None:
-        """The line `rollouts`: counts as they stand; `unreadable_frames`, which were no message, since this start."""
+        """The line `rollouts`: counts as they stand; `unreadable_frames`, `connections_cut`: since this start."""
         book, live = self._run.book, self.reception.peers.live(now)
         rates = [peer.heartbeat.tokens_per_second for peer in live if peer.heartbeat]
         self._run.metrics.write(
@@ -271,6 +302,8 @@ class Gateway:
             ready_groups=book.ready(),
             evaluations_left=book.evaluations_left(),
             actors=len(live),
+            connections=self._guard.count,
+            connections_cut=self._guard.cuts,
             tokens_per_second=round(sum(rates), 1),
             waiting_for="an actor to connect" if not live else self._trainer_waits or book.waits_for(),
         )

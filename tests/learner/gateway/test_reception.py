@@ -9,6 +9,7 @@ import pytest
 from gateway_builders import make_hello, make_run, make_trajectory
 from structlog.testing import capture_logs
 
+from common.log import Reminder
 from common.messages import (
     Ack,
     Goodbye,
@@ -23,7 +24,7 @@ from common.messages import (
 )
 from common.wire import encode
 from learner.gateway.ledger import Version
-from learner.gateway.reception import Reception, Reminder
+from learner.gateway.reception import Reception
 
 
 class Desk:
