@@ -22,10 +22,10 @@ from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, publish, pub
 from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import configure, get_logger
+from common.run_lock import only_one
 from learner.config import LearnerConfig
 from learner.gateway import trainer_port
 from learner.gateway.trainer_port import Resume, TrainerPort, Waiting
-from learner.run_lock import only_one
 
 log = get_logger("light_trainer")
 KEPT = 4  # newest versions
