@@ -25,6 +25,7 @@ class FetchingActor:
 
     def __init__(self, keys, folder, *, port=0, name="actor-0", shared=None, run_id="run"):
         given = {"keys": keys, "folder": folder, "port": port, "name": name, "shared": shared, "run_id": run_id}
+        self.port = port
         words = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in given.items()})
         self.process = subprocess.Popen(
             [sys.executable, __file__, words],
