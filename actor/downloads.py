@@ -27,6 +27,7 @@ from common.wire import CHUNK_BYTES
 
 log = get_logger(__name__)
 LARGEST_MANIFEST = 16 << 20
+ATTEMPTS = 4  # at a folder that is whole
 LOOK_AGAIN, SAY_EVERY = 2.0, 60.0  # seconds, while there is no room
 
 
@@ -62,7 +63,7 @@ class Downloads:
             text = await self._manifest_text(version)
             digest = hashlib.sha256(text).hexdigest()
         try:
-            while True:
+            for _ in range(ATTEMPTS):
                 folder = self._folders.use(version, digest)
                 if folder is not None:
                     try:
@@ -70,7 +71,7 @@ class Downloads:
                     except RunError as error:
                         # what a crash of the machine left may be torn
                         log.warning("version_fetched_again", policy_version=version, reason=str(error))
-                        self._folders.discard(folder)
+                        await asyncio.to_thread(self._folders.discard, folder)
                 async with self._folders.draft(version, digest) as draft:
                     if draft is not None:
                         manifest = await self._manifest(version, digest, draft, text)
@@ -78,22 +79,23 @@ class Downloads:
                         self._folders.finish(draft, version, digest)
         except OSError as error:
             raise RunError(f"version {version}: {error.filename or 'its files'}: {error.strerror}") from error
+        raise RunError(f"version {version}: what was written is not what is read, {ATTEMPTS} times: is the disk sound?")
 
-    def remove(self, version: int, digest: str) -> None:
+    async def remove(self, version: int, digest: str) -> None:
         """Never use a version's files again unless they are hashed again; remove them when nobody else uses them."""
         folder = self._folders.path(version, digest)
         self._folders.release(folder)
         self._doubted.add(folder)
-        self._folders.remove_if_unused(folder)
+        await asyncio.to_thread(self._folders.remove_if_unused, folder)
 
-    def keep_only(self, kept: dict[int, str], target: tuple[int, str]) -> None:
+    async def keep_only(self, kept: dict[int, str], target: tuple[int, str]) -> None:
         """No longer use other versions than these (digest by number), and remove what no actor uses.
 
         The learner's current one stays, and what there is of its download.
         """
         folders = {self._folders.path(*one) for one in kept.items()}
         self._folders.release_others(folders)
-        self._folders.remove_unused([self._folders.path(*target)])
+        await asyncio.to_thread(self._folders.remove_unused, [self._folders.path(*target)])
 
     def close(self) -> None:
         self._folders.close()
@@ -175,7 +177,9 @@ class Downloads:
             missing = sum(entry.size for entry in manifest.files.values()) - bytes_in(draft)
             if missing <= shutil.disk_usage(draft).free:
                 return
-            self._folders.remove_unused()  # the draft is locked, what this actor samples from is marked
+            await asyncio.to_thread(
+                self._folders.remove_unused
+            )  # the draft is locked, what this actor samples from is marked
             free = shutil.disk_usage(draft).free
             if missing <= free:
                 return

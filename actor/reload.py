@@ -86,7 +86,7 @@ class Reloader:
                 break
             reason = f"probe differs by {difference:.3g} nats"
             await self._refused(version, Refusal(reason, difference), 0.0)
-            self._versions.remove(version)
+            await self._versions.remove(version)
             folder, manifest = await self._versions.fetch(version)
             await self._policy.load_full(folder, version)
         self._full_version = version
@@ -124,7 +124,7 @@ class Reloader:
             return
         self._digest = digest
         self._failed.pop(version, None)
-        self._versions.keep_only(self._policy.loaded())
+        await self._versions.keep_only(self._policy.loaded())
         report = ReloadReport(
             policy_version=version,
             accepted=True,
@@ -199,7 +199,7 @@ class Reloader:
             RunError: it was one too many.
         """
         failures = self._failed[version] = self._failed.get(version, 0) + 1
-        self._versions.remove(version)
+        await self._versions.remove(version)
         log.error("policy_version_refused", policy_version=version, reason=str(refusal), failures=failures)
         await self._report(
             ReloadReport(

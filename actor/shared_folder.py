@@ -59,11 +59,11 @@ class SharedFolder:
         self._known[version, digest] = found
         return folder, manifest, digest
 
-    def remove(self, version: int, digest: str) -> None:
+    async def remove(self, version: int, digest: str) -> None:
         """Hash it again before it is used again."""
         self._known.pop((version, digest), None)
 
-    def keep_only(self, kept: dict[int, str], _target: tuple[int, str]) -> None:
+    async def keep_only(self, kept: dict[int, str], _target: tuple[int, str]) -> None:
         """No longer read other versions than these."""
         self._known = {one: found for one, found in self._known.items() if kept.get(one[0]) == one[1]}
         self.reads = frozenset(kept)

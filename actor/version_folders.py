@@ -26,7 +26,7 @@ from common.log import get_logger
 log = get_logger(__name__)
 CONTENT = "files"  # within a draft: the folder to be
 OURS = re.compile(r"(\.fetch-)?v\d{6,}-[0-9a-f]{16}|\.gone-[0-9a-f]{16}")  # nothing else is ever removed
-LOOK_EVERY, SAY_EVERY = 0.05, 10.0  # seconds, while another actor downloads
+LOOK_EVERY, SAY_EVERY = 0.02, 10.0  # seconds, while another actor downloads
 
 
 class VersionFolders:

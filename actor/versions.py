@@ -20,8 +20,8 @@ class Source(Protocol):
     @property
     def reads(self) -> frozenset[int]: ...
     async def fetch(self, version: int, digest: str, is_wanted: Callable[[], bool]) -> tuple[Path, Manifest, str]: ...
-    def remove(self, version: int, digest: str) -> None: ...
-    def keep_only(self, kept: dict[int, str], target: tuple[int, str]) -> None: ...
+    async def remove(self, version: int, digest: str) -> None: ...
+    async def keep_only(self, kept: dict[int, str], target: tuple[int, str]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -83,7 +83,7 @@ class Versions:
         finally:
             self._fetching = -1
         if manifest.run_id != self._run_id or manifest.policy_version != version:
-            self._source.remove(version, found)
+            await self._source.remove(version, found)
             raise RunError(
                 f"{MANIFEST} is of version {manifest.policy_version} of run {manifest.run_id}, "
                 f"expected {version} of {self._run_id}"
@@ -91,14 +91,14 @@ class Versions:
         self._digests[version] = found
         return folder, manifest
 
-    def remove(self, version: int) -> None:
+    async def remove(self, version: int) -> None:
         """A version is suspect: fetched or at least hashed afresh before it is used again."""
-        self._source.remove(version, self._digests.pop(version, self.digest))
+        await self._source.remove(version, self._digests.pop(version, self.digest))
 
-    def keep_only(self, versions: set[int]) -> None:
+    async def keep_only(self, versions: set[int]) -> None:
         """Other versions are no longer used by this actor."""
         self._digests = {version: digest for version, digest in self._digests.items() if version in versions}
-        self._source.keep_only(self._digests, (self.target, self.digest))
+        await self._source.keep_only(self._digests, (self.target, self.digest))
 
     def close(self) -> None:
         """Use none of them any more; the files stay for the next actor."""

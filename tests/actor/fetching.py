@@ -78,7 +78,7 @@ async def serve(options):
             except RunError as error:
                 print("failed", error, flush=True)
         else:
-            versions.keep_only({int(words[1])})
+            await versions.keep_only({int(words[1])})
             print("kept .", flush=True)
     await files.close()
 

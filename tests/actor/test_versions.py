@@ -128,10 +128,10 @@ def test_a_version_stays_as_long_as_an_actor_of_the_machine_uses_it(tmp_path):
             await each.fetch(1, digests[0])
         one.heard(2, digests[1])
         await one.fetch(2, digests[1])
-        one.keep_only({2})
+        await one.keep_only({2})
         used = sorted(path.name[:7] for path in (tmp_path / "own" / RUN).iterdir())
         two.close()
-        one.keep_only({2})
+        await one.keep_only({2})
         return used, sorted(path.name[:7] for path in (tmp_path / "own" / RUN).iterdir())
 
     assert asyncio.run(work()) == (["v000001", "v000002"], ["v000002"])
@@ -147,11 +147,11 @@ def test_what_is_being_downloaded_is_not_removed_by_others_and_what_was_given_up
         other = actor_on(tmp_path / "own", quick)
         other.heard(2, digests[1])
         await other.fetch(2, digests[1])
-        other.keep_only({2})
+        await other.keep_only({2})
         under_way = sorted(path.name[:14] for path in (tmp_path / "own" / RUN).iterdir())
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
-        other.keep_only({2})
+        await other.keep_only({2})
         return under_way, sorted(path.name[:14] for path in (tmp_path / "own" / RUN).iterdir())
 
     under_way, after = asyncio.run(work())
@@ -224,7 +224,7 @@ def test_a_suspect_version_that_others_use_is_hashed_again_and_one_that_nobody_u
             other.close()
         await own.fetch(1, digest)
         files.fetched.clear()
-        own.remove(1)
+        await own.remove(1)
         await own.fetch(1, digest)
         for each in (own, other):
             each.close()
@@ -296,10 +296,11 @@ def test_a_shared_folder_is_read_hashed_and_never_written_to(tmp_path):
     with pytest.raises(RunError, match="sha256 differs"):
         asyncio.run(own.fetch(1, digest))
     flip(folder / "model.safetensors", 0)
-    own.remove(1)
-    own.keep_only({1})
+    asyncio.run(own.remove(1))
     asyncio.run(own.fetch(1, digest))
-    own.keep_only(set())
+    asyncio.run(own.keep_only({1}))
+    assert own.reads == {1}
+    asyncio.run(own.keep_only(set()))
     assert own.reads == frozenset()
     assert before.keys() == dict.fromkeys(tmp_path.rglob("*")).keys()
 

@@ -79,3 +79,13 @@ def test_versions_that_live_actors_sample_with_or_fetch_are_in_use():
     peers.hear("actor-0", b"actor-0", 5.0).left = True
     peers.fetches("actor-2", 4, 8.0)
     assert peers.versions_in_use(8.0) == {4}
+
+
+def test_versions_that_an_actor_reads_in_the_learners_own_folder_are_in_use():
+    peers = Peers(silence=6.0)
+    peers.hello("actor-0", make_hello(), b"r1", 0.0, connected)
+    peers.hear("actor-0", b"r1", 0.0).heartbeat = Heartbeat(
+        policy_version=5, episodes=0, tokens_per_second=0.0, spooled=0, reads=(0, 6)
+    )
+    assert peers.versions_in_use(1.0) == {0, 5, 6}
+    assert peers.versions_in_use(7.0) == set()
