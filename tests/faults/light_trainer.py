@@ -16,7 +16,6 @@ import threading
 import time
 from pathlib import Path
 
-from learner.run_lock import only_one
 from light_policy import PROBE, WEIGHTS, digest_after, log_probs, settings, weights_of
 
 from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, publish, published_versions, read_manifest, sync
