@@ -32,6 +32,7 @@ from common.messages import (
     Unreadable,
     Welcome,
 )
+from common.silence import Silence
 from common.sockets import INSECURE, SAY_INSECURE_EVERY, client_socket
 from common.wire import encode
 
@@ -67,6 +68,8 @@ class ActorLink:
         self._welcome: Welcome | None = None
         self._current = (-1, "")
         self._insecure = Reminder(time.monotonic, SAY_INSECURE_EVERY)
+        self._silence = Silence(self._endpoint)
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def welcome(self) -> Welcome:
@@ -139,6 +142,8 @@ class ActorLink:
 
     async def close(self) -> None:
         """Drop the connection; say `Goodbye` by `request` before."""
+        if self._watching is not None:
+            self._watching.cancel()
         if self._channel is not None:
             self._leave(self._channel)
         self._context.destroy(linger=0)
@@ -207,9 +212,13 @@ class ActorLink:
             )
         log.info("welcomed", learner=self._endpoint, run=welcome.run_id, policy_version=welcome.policy_version)
         self._welcome = welcome
+        if self._watching is None:
+            watching = self._silence.watch(welcome.heartbeat_seconds, self._config.silence_intervals)
+            self._watching = asyncio.create_task(watching)
 
     def _hear(self, message: Message) -> None:
         """Whatever tells a version that was not the last one told is an announcement."""
+        self._silence.heard()
         if isinstance(message, Announcement | Ack | HeartbeatReply | Welcome):
             told = (message.policy_version, message.manifest_digest)
             if told != self._current and told[0] >= 0:

@@ -33,12 +33,16 @@ class Tap:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(fileno=os.dup(descriptor))
+        own = os.dup(descriptor)
         try:
+            # who was stopped hears of connections long gone, whose numbers stand for anything by now
+            self._socket = socket.socket(fileno=own)
+            if self._socket.family not in (socket.AF_INET, socket.AF_INET6):
+                raise OSError("another kind of socket")
             self.address = _shown(self._socket.getpeername())
             self.passed()
         except (OSError, struct.error) as error:
-            self._socket.close()
+            os.close(self._socket.detach() if hasattr(self, "_socket") else own)
             raise OSError(f"descriptor {descriptor} is no TCP connection") from error
 
     def passed(self) -> tuple[int, int]:

@@ -25,7 +25,8 @@ class Peer:
     heartbeat: Heartbeat | None = None
     unclaimed: frozenset[str] = frozenset()  # leases of this name that its first heartbeat must name, or they are free
     left: bool = False
-    silent: bool = field(default=False)  # noticed and logged
+    silent: bool = field(default=False)  # noticed and logged; until `Reception` logs that it is heard again
+    quiet: float = 0.0  # seconds between its two newest messages
     fetching: int = -1  # the version of the last file that it asked for
     fetched_at: float = -math.inf
 
@@ -49,6 +50,8 @@ class Peers:
                 reason = f"another actor named {name} is alive (heard {quiet:.1f} s ago): stop it, or use another name"
                 return Refused(reason=reason, temporary=True)
         peer = self._by_name[name] = Peer(name, hello.instance, routing, hello.slots, now)
+        if old is not None and not anew:
+            peer.silent, peer.quiet = old.silent, now - old.heard_at
         return peer
 
     def hear(self, name: str, routing: bytes, now: float) -> Peer | None:
@@ -56,7 +59,7 @@ class Peers:
         peer = self._by_name.get(name)
         if peer is None or peer.routing != routing or peer.left:
             return None
-        peer.heard_at = now
+        peer.quiet, peer.heard_at = now - peer.heard_at, now
         return peer
 
     def fetches(self, name: str, version: int, now: float) -> None:

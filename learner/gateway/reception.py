@@ -93,9 +93,7 @@ class Reception:
         return self._answer_known(peer, message, body)
 
     def _answer_known(self, peer: Peer, message: Message, body: bytes) -> Message:  # noqa: PLR0911 - one a kind
-        if peer.silent:
-            peer.silent = False
-            log.info("actor_heard_again", actor=peer.name)
+        _note_return(peer)
         match message:
             case Trajectory():
                 return self._ack(message.trajectory_id, self._receive(peer.name, message, body))
@@ -134,6 +132,7 @@ class Reception:
         if isinstance(peer, Refused):
             log.warning("actor_refused", actor=name, reason=peer.reason)
             return peer
+        _note_return(peer)
         self._run.book.renew(name, hello.lease_ids, now)
         peer.unclaimed = frozenset(self._run.book.leased_to(name)) - set(hello.lease_ids)
         counts = {"holds": len(hello.lease_ids), "unclaimed": len(peer.unclaimed)}
@@ -220,6 +219,13 @@ class Reception:
             finished=self._run.finished,
             credit_bytes=CREDIT_BYTES,
         )
+
+
+def _note_return(peer: Peer) -> None:
+    """Say that an actor is heard again, after its silence was said."""
+    if peer.silent:
+        peer.silent = False
+        log.info("actor_heard_again", actor=peer.name, seconds=round(peer.quiet, 1))
 
 
 def _what_it_tells(frame: bytes) -> dict[str, Any]:

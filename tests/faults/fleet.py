@@ -145,7 +145,7 @@ class Fleet:
 
     def until_unlocked(self) -> None:
         """Wait until the children of a learner that was killed have ended, as the next one does."""
-        from learner.run_lock import only_one
+        from common.run_lock import only_one
 
         for child in ("gateway", "trainer"):
             with only_one(self.run / f"{child}.lock"):

@@ -89,3 +89,14 @@ def test_versions_that_an_actor_reads_in_the_learners_own_folder_are_in_use():
     )
     assert peers.versions_in_use(1.0) == {0, 5, 6}
     assert peers.versions_in_use(7.0) == set()
+
+
+def test_how_long_an_actor_was_silent_is_known_when_it_is_heard_again_on_a_new_connection_too():
+    peers = Peers(silence=6.0)
+    peers.hello("actor-0", make_hello(instance="one"), b"r1", 0.0, connected)
+    peers.newly_silent(7.0)
+    peer = peers.hear("actor-0", b"r1", 9.0)
+    assert (peer.silent, peer.quiet) == (True, 9.0)
+    peer = peers.hello("actor-0", make_hello(instance="one"), b"r2", 20.0, connected)
+    assert (peer.silent, peer.quiet) == (True, 11.0)
+    assert not peers.hello("actor-0", make_hello(instance="two"), b"r3", 40.0, gone).silent
