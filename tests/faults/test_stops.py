@@ -9,7 +9,11 @@ LEASE_SECONDS = 1.5
 SILENCE = 0.6  # seconds, three heartbeat intervals of the fleet's
 STOPPED = 3.0  # seconds after which the gateway takes itself to have been stopped
 # one episode at a time, most of them long enough to be met on their way
-SETTINGS = {"rollout": {"lease_seconds": LEASE_SECONDS}, "actor": {"episodes": 1}, "light": {"episode_seconds": 1.0}}
+SETTINGS = {
+    "rollout": {"lease_seconds": LEASE_SECONDS, "groups_per_step": 1, "group_size": 2},
+    "actor": {"episodes": 1},
+    "light": {"episode_seconds": 1.0},
+}
 
 
 def leased(fleet, actor):
@@ -77,7 +81,7 @@ def test_late_results_of_a_stopped_actor_are_taken_when_nobody_else_has_its_plac
 
 
 def test_leases_outlive_a_stopped_gateway_and_its_actors_find_it_again(tmp_path):
-    with Fleet(tmp_path, seed=3, **SETTINGS) as fleet:
+    with Fleet(tmp_path, seed=3, rollout={"lease_seconds": LEASE_SECONDS}) as fleet:
         fleet.start()
         fleet.until_steps(1)
         fleet.freeze("gateway")
@@ -94,7 +98,7 @@ def test_leases_outlive_a_stopped_gateway_and_its_actors_find_it_again(tmp_path)
 
 
 def test_a_stopped_trainer_stalls_neither_gateway_nor_actors(tmp_path):
-    with Fleet(tmp_path, seed=4, **SETTINGS) as fleet:
+    with Fleet(tmp_path, seed=4, rollout={"lease_seconds": LEASE_SECONDS}) as fleet:
         fleet.start()
         fleet.until_steps(1)
         fleet.freeze("trainer")
