@@ -37,9 +37,7 @@ class Tap:
         try:
             # who was stopped hears of connections long gone, whose numbers stand for anything by now
             self._socket = socket.socket(fileno=own)
-            if self._socket.family not in (socket.AF_INET, socket.AF_INET6):
-                raise OSError("another kind of socket")
-            self.address = _shown(self._socket.getpeername())
+            self.address = _shown(self._socket)
             self.passed()
         except (OSError, struct.error) as error:
             os.close(self._socket.detach() if hasattr(self, "_socket") else own)
@@ -70,5 +68,8 @@ class Tap:
         self._socket.close()
 
 
-def _shown(address: tuple[object, ...]) -> str:
-    return f"{address[0]}:{address[1]}"
+def _shown(connection: socket.socket) -> str:
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        raise OSError("another kind of socket")
+    host, port, *_ = connection.getpeername()
+    return f"{host}:{port}"
