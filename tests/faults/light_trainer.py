@@ -22,6 +22,7 @@ from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, publish, pub
 from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import configure, get_logger
+from common.run_lock import only_one
 from learner.config import LearnerConfig
 from learner.gateway import trainer_port
 from learner.gateway.trainer_port import Resume, TrainerPort, Waiting
