@@ -93,9 +93,11 @@ def books(database: sqlite3.Connection) -> Books:
 
 
 def story(database: sqlite3.Connection, trajectory_id: str) -> dict[str, Any] | None:
-    """All that is known of one trajectory, in order of time; None when nothing is."""
+    """All that is known of one trajectory, in the order in which it happened; None when nothing is."""
     events = database.execute(
-        "SELECT at, event, detail FROM story WHERE lease_id = ? ORDER BY at, rowid", (trajectory_id,)
+        # as it was told: a wall clock may go back
+        "SELECT at, event, detail FROM story WHERE lease_id = ? ORDER BY rowid",
+        (trajectory_id,),
     ).fetchall()
     if not events:
         return None

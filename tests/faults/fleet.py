@@ -167,9 +167,12 @@ class Fleet:
     def events(self, name: str, event: str) -> list[dict]:
         """What a process logged under this name, by all its lives."""
         file = (self.folder / name if name in self.actors else self.run) / "logs" / f"{name}.jsonl"
+        return [entry for entry in self.events_of(file) if entry["event"] == event]
+
+    def events_of(self, file: Path) -> list[dict]:
+        """All whole lines of a log."""
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [entry for entry in found if entry["event"] == event]
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def until_logged(self, name: str, event: str, count: int = 1, **fields: object) -> dict:
         """Wait until a process has logged an event `count` times; the last one."""

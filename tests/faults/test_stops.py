@@ -37,7 +37,7 @@ def lapsed(fleet, lease_ids):
 
 
 def story(fleet, lease_id):
-    return [row[0] for row in fleet.rows(f"SELECT event FROM story WHERE lease_id = '{lease_id}' ORDER BY at, rowid")]
+    return [row[0] for row in fleet.rows(f"SELECT event FROM story WHERE lease_id = '{lease_id}' ORDER BY rowid")]
 
 
 def test_leases_of_a_stopped_actor_lapse_and_its_late_results_are_fenced_when_others_have_its_place(tmp_path):
