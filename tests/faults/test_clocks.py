@@ -53,20 +53,20 @@ def test_clocks_that_are_hours_off_and_jump_make_no_difference(tmp_path, library
     hours = {"gateway": 1, "trainer": 0, "actor-0": -1, "actor-1": 2}
     clocks = {name: WallClock(library, tmp_path / f"{name}.shift", HOUR * off) for name, off in hours.items()}
     environment = {name: clock.environment for name, clock in clocks.items()}
-    # lapses would be due after seconds, silence after three of them: far less than any jump, far more than a busy machine
+    # lapses after 15 s, silence after three: far less than any jump, and more than a busy machine stalls
     settings = {"link": {"heartbeat_seconds": 1.0}, "rollout": {"lease_seconds": 15.0}}
     with Fleet(tmp_path, environment=environment, **settings) as fleet:
         fleet.start()
-        for hours in (
+        for off_by in (
             hours,
             {"gateway": -1, "trainer": 1, "actor-0": 1, "actor-1": 2},
             {"gateway": 2, "trainer": -2, "actor-0": -2, "actor-1": -1},
             dict.fromkeys(clocks, 0),
         ):
-            for name, off in hours.items():
+            for name, off in off_by.items():
                 clocks[name].shift(HOUR * off)
             fleet.until_steps(2)
-            assert {name: shown_by(fleet, name) for name in clocks} == hours
+            assert {name: shown_by(fleet, name) for name in clocks} == off_by
         assert_it_goes_on_and_ends_well(fleet)
         assert fleet.events("gateway", "lease_lapsed") == fleet.events("gateway", "actor_silent") == []
         assert [fleet.events(actor, "learner_silent") for actor in fleet.actors] == [[], []]
