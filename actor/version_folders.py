@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -25,8 +26,11 @@ from common.log import get_logger
 
 log = get_logger(__name__)
 CONTENT = "files"  # within a draft: the folder to be
-OURS = re.compile(r"(\.fetch-)?v\d{6,}-[0-9a-f]{16}|\.gone-[0-9a-f]{16}")  # nothing else is ever removed
+OURS = re.compile(
+    r"v\d{6,}-[0-9a-f]{16}|\.fetch-v\d{6,}-[0-9a-f]{16}(-\d+)?|\.gone-[0-9a-f]{16}"
+)  # nothing else is ever removed
 LOOK_EVERY, SAY_EVERY = 0.02, 10.0  # seconds, while another actor downloads
+BEAT_EVERY, STUCK_AFTER = 1.0, 30.0  # seconds, of who downloads
 
 
 class VersionFolders:
@@ -102,18 +106,20 @@ class VersionFolders:
     async def draft(self, version: int, digest: str) -> AsyncIterator[Path | None]:
         """The folder to download into, for this process alone, with what an earlier attempt left in it.
 
-        Waits, and says so, while another actor downloads. None: that one has finished, the version is there.
+        Waits, and says so, while another actor downloads; one that was stopped amid it is not waited for, but passed
+        by. None: the other one has finished, the version is there.
         """
-        target = self.path(version, digest)
-        draft = _draft_of(target)
-        lock = await self._alone(version, draft, target)
-        if lock is None:
+        found = await self._alone(version, self.path(version, digest))
+        if found is None:
             yield None
             return
+        draft, lock = found
+        (draft / CONTENT).mkdir(exist_ok=True)
+        beating = asyncio.create_task(_beat(draft))
         try:
-            (draft / CONTENT).mkdir(exist_ok=True)
             yield draft / CONTENT
         finally:
+            beating.cancel()
             _unlock(lock)
 
     def finish(self, content: Path, version: int, digest: str) -> None:
@@ -121,26 +127,59 @@ class VersionFolders:
         target = self.path(version, digest)
         mark = _lock(content, fcntl.LOCK_SH)
         assert mark is not None, "nobody else may lock the content of a draft"
-        content.rename(target)
-        self.release(target)
-        self._marks[target] = mark
+        try:
+            content.rename(target)
+        except OSError as error:
+            _unlock(mark)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # else one that passed this process by was the first
+        else:
+            self.release(target)
+            self._marks[target] = mark
         shutil.rmtree(content.parent)
 
     def close(self) -> None:
         """Drop all marks."""
         self.release_others(())
 
-    async def _alone(self, version: int, draft: Path, target: Path) -> int | None:
-        """The draft's lock; None when the version is whole."""
-        said = -SAY_EVERY
+    async def _alone(self, version: int, target: Path) -> tuple[Path, int] | None:
+        """A draft and its lock; None when the version is whole."""
+        said, attempt, watch = -SAY_EVERY, 1, _Watch()
         while True:
+            draft = _draft_of(target, attempt)
             lock, is_whole = _lock_draft(draft, target)
             if lock is not None or is_whole:
-                return lock
-            if time.monotonic() - said >= SAY_EVERY:
+                return None if lock is None else (draft, lock)
+            if watch.stands_still(draft):
+                log.warning("download_stands_still", policy_version=version, draft=str(draft), seconds=STUCK_AFTER)
+                attempt, watch = attempt + 1, _Watch()
+            elif time.monotonic() - said >= SAY_EVERY:
                 said, there = time.monotonic(), bytes_in(draft)
                 log.info("waiting_for_download", policy_version=version, by="another actor here", bytes_there=there)
             await asyncio.sleep(LOOK_EVERY)
+
+
+class _Watch:
+    """Whether the one who holds a draft has stood still: its beats are looked at, by this process's clock."""
+
+    def __init__(self) -> None:
+        self._beat, self._since, self._looked = -1, 0.0, 0.0
+
+    def stands_still(self, draft: Path) -> bool:
+        now, beat = time.monotonic(), self._beat
+        with contextlib.suppress(OSError):
+            beat = draft.stat().st_mtime_ns
+        if beat != self._beat or now - self._looked > STUCK_AFTER / 2:  # or this process itself stood still
+            self._beat, self._since = beat, now
+        self._looked = now
+        return now - self._since > STUCK_AFTER
+
+
+async def _beat(draft: Path) -> None:
+    while True:
+        with contextlib.suppress(OSError):
+            os.utime(draft)
+        await asyncio.sleep(BEAT_EVERY)
 
 
 def _lock_draft(draft: Path, target: Path) -> tuple[int | None, bool]:
@@ -166,8 +205,8 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
-def _draft_of(target: Path) -> Path:
-    return target.with_name(f".fetch-{target.name}")
+def _draft_of(target: Path, attempt: int = 1) -> Path:
+    return target.with_name(f".fetch-{target.name}" if attempt == 1 else f".fetch-{target.name}-{attempt}")
 
 
 def _lock(folder: Path, how: int) -> int | None:

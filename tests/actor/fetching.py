@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+import actor.version_folders
 from actor.versions import Versions, source_of
 from common.config import LinkConfig
 from common.errors import RunError
@@ -23,8 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class FetchingActor:
     """Such a process, from outside."""
 
-    def __init__(self, keys, folder, *, port=0, name="actor-0", shared=None, run_id="run"):
+    def __init__(self, keys, folder, *, port=0, name="actor-0", shared=None, run_id="run", stuck_after=30.0):
         given = {"keys": keys, "folder": folder, "port": port, "name": name, "shared": shared, "run_id": run_id}
+        given["stuck_after"] = stuck_after
         self.port = port
         words = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in given.items()})
         self.process = subprocess.Popen(
@@ -65,6 +67,7 @@ class FetchingActor:
 
 async def serve(options):
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    actor.version_folders.STUCK_AFTER = options["stuck_after"]
     link = LinkConfig(files_port=options["port"] or 1, keys=options["keys"], heartbeat_seconds=0.2)
     files = FileLink(link, actor_keys(Path(options["keys"]), options["name"]))
     shared = Path(options["shared"]) if options["shared"] else None

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import signal
 
 import pytest
 from fetching import FetchingActor
@@ -36,14 +37,17 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def machine(tmp_path, names):
+async def machine(tmp_path, names, **options):
     """A learner with a version to give, and actors of one machine, started; the version's digest."""
     for name in ("learner", *names):
         new_keys(tmp_path / "keys", name)
     digest = publish_version(tmp_path / "checkpoints", 1, content=CONTENT)
     serving = Serving(tmp_path / "checkpoints")
     async with learner(tmp_path / "keys", serving) as there:
-        actors = [FetchingActor(tmp_path / "keys", tmp_path / "versions", port=there.port, name=name) for name in names]
+        actors = [
+            FetchingActor(tmp_path / "keys", tmp_path / "versions", port=there.port, name=name, **options)
+            for name in names
+        ]
         try:
             yield serving, actors, digest
         finally:
@@ -95,6 +99,24 @@ def test_when_the_downloading_actor_is_killed_another_goes_on_from_its_bytes(tmp
             assert min(serving.asked) == 3 * CHUNK_BYTES
             assert serving.given == len(CONTENT), "no byte came twice"
             verify(tmp_path / "versions" / RUN / folder.rpartition("/")[2], digest)
+
+    run(check())
+
+
+def test_an_actor_that_is_stopped_amid_a_download_is_passed_by_and_takes_what_is_there_when_it_goes_on(tmp_path):
+    async def check():
+        async with machine(tmp_path, ["a", "b"], stuck_after=1.5) as (serving, (first, second), digest):
+            serving.most = CHUNK_BYTES
+            first.say("fetch", 1, digest)
+            await until(lambda: bytes_there(tmp_path) == CHUNK_BYTES)
+            first.process.send_signal(signal.SIGSTOP)
+            serving.most = 1 << 40
+            word, folder = await second.fetch(1, digest)
+            assert word == "fetched", folder
+            first.process.send_signal(signal.SIGCONT)
+            assert await first.answer() == ("fetched", folder)
+            assert versions_there(tmp_path) == ["v000001"]
+            verify((tmp_path / "versions" / RUN).joinpath(folder.rpartition("/")[2]), digest)
 
     run(check())
 
