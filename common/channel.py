@@ -16,13 +16,13 @@ import zmq
 import zmq.asyncio
 
 from common.log import Reminder, get_logger
-from common.messages import Message
+from common.messages import Message, Unreadable
 from common.sockets import connection_events
 from common.tcp import Tap, wire_bytes
 from common.wire import decode
 
 log = get_logger(__name__)
-
+SAID_AGAIN = 2  # times
 HELD_BYTES = 64 << 20  # that the other side may make this socket hold, above what was read from it
 LOOK_SECONDS = 0.1
 
@@ -56,7 +56,19 @@ class Channel:
         self._tasks = [asyncio.create_task(work) for work in (self._read(), self._watch(), self._bound())]
 
     async def ask(self, body: bytes, patience: float) -> Message:
-        """The answer. Raises TimeoutError: none within `patience` seconds, or the connection broke."""
+        """The answer. What the other side could not read may have been spoiled on its way: it is said again, twice.
+
+        Raises:
+            TimeoutError: no answer within `patience` seconds, or the connection broke.
+        """
+        for _ in range(SAID_AGAIN):
+            answer = await self._ask_once(body, patience)
+            if not isinstance(answer, Unreadable):
+                return answer
+            log.warning("said_again", reason=answer.reason, bytes=len(body))
+        return await self._ask_once(body, patience)
+
+    async def _ask_once(self, body: bytes, patience: float) -> Message:
         if self.broken:
             raise TimeoutError("the connection broke")
         number = next(self._numbers).to_bytes(8, "big")

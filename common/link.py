@@ -169,8 +169,11 @@ class ActorLink:
             try:
                 answer = await channel.ask(encode(self._hello()), patience)
             except TimeoutError:
+                broken = channel.broken
                 channel.close()
                 self._judge_failure(channel.failure, channel.failure_reason)
+                # whoever lets everybody in and hangs up at once would keep this process busy without end
+                await asyncio.sleep(patience if broken else 0.0)
                 continue
             except BaseException:
                 channel.close()
