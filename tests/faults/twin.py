@@ -24,34 +24,21 @@ from unittest.mock import patch
 
 from gateway_builders import make_keys, make_run, the_books
 from light_actor import LightPolicy, LightPrompt, LightWorlds
-from light_policy import PROBE, WEIGHTS, digest_after, log_probs, weights_of
 from memory_link import HARMLESS, Fate, Network, in_memory, life
 from structlog.testing import capture_logs
+from twin_trainer import TrainerSocket, TwinTrainer
 from virtual_time import virtual_time
 
 import actor.worker
 from actor.config import ActorConfig, WorldConfig
 from actor.outbox import Outbox
-from common.checkpoint import Manifest, Probe, folder_of, publish, published_versions, read_manifest
 from common.config import LinkConfig, RunConfig
 from common.errors import RunError
 from common.link import ActorLink
-from common.messages import Ack, LeaseReturn, Message
-from common.wire import decode_as, encode
+from common.messages import Ack, LeaseReturn
 from learner.gateway.ledger import open_database
 from learner.gateway.reception import Reception
 from learner.gateway.service import Gateway
-from learner.gateway.trainer_port import (
-    Groups,
-    NextGroups,
-    Noted,
-    NotYet,
-    Published,
-    Resume,
-    TrainerHello,
-    TrainerMessage,
-    TrainerWelcome,
-)
 
 ACTORS = ("actor-0", "actor-1")
 EVENTS = ("none", "cut", "silence", "whole", "kill_actor", "kill_gateway", "kill_trainer")
@@ -91,51 +78,26 @@ class Guardless:
         pass
 
 
-class TrainerSocket:
-    """The trainer's unix socket: an answer for each question, unless the gateway dies meanwhile."""
-
-    def __init__(self) -> None:
-        self._asked: asyncio.Queue[list[bytes]] = asyncio.Queue()
-        self._answers: dict[bytes, asyncio.Future[Message]] = {}
-
-    async def ask(self, message: Message) -> Message:
-        number = b"%d" % len(self._answers)
-        self._answers[number] = asyncio.get_running_loop().create_future()
-        self._asked.put_nowait([b"trainer", number, encode(message)])
-        return await self._answers[number]
-
-    async def recv_multipart(self):
-        return await self._asked.get()
-
-    async def send_multipart(self, frames):
-        answer = self._answers[frames[1]]
-        if not answer.done():
-            answer.set_result(decode_as(TrainerMessage, frames[2]))
-
-
 class Twin:
     """One run. `damage` may replace a part of the gateway's by a worse one, for the controls."""
 
     def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop, damage=None) -> None:
         self.folder, self.loop, self._damage = folder, loop, damage
         self.network = Network()
+        self.escaped: list[str] = []  # exceptions that should not have been
         self.link = LinkConfig(
             port=PORT, files_port=FILES_PORT, keys=folder / "keys", heartbeat_seconds=1.0, silence_intervals=3
         )
         self.spooled: set[str] = set()
         self.acknowledged: set[str] = set()  # with `ok`, as the actors heard it
         self.answered: set[str] = set()  # whatever the ack said
-        self.steps: list[list[str]] = []  # the trainer's disk: what each step trained on
-        self.weights = ["0" * 64]
-        self.unsaid = False
+        self.trainer = TwinTrainer(folder / "run", self.escaped)
         self.gateway_kills = 0
         self.misled: list[str] = []  # actors that ended because of a spoiled message, and why
         self.gateway: Gateway | None = None
         self._counted_before = 0  # unreadable frames, by gateways that were killed
-        self.escaped: list[str] = []  # exceptions that should not have been
         self._lives: dict[str, tuple[str, asyncio.Task]] = {}
         self._commits_left: tuple[int, str] | None = None
-        self._restart_trainer = asyncio.Event()
         loop.set_exception_handler(lambda _loop, context: self.escaped.append(str(context)))
 
     # --- the gateway
@@ -147,8 +109,8 @@ class Twin:
                 self._damage(run)
             run.commit = self._killing(run.commit)
             far = [self.network.bind(port) for port in (PORT, FILES_PORT)]
-            self.trainer_socket = TrainerSocket()
-            ports = {"actors": far[0], "files": far[1], "trainer": self.trainer_socket}
+            self.trainer.socket = TrainerSocket()
+            ports = {"actors": far[0], "files": far[1], "trainer": self.trainer.socket}
             ports |= {"port": PORT, "files_port": FILES_PORT, "listed": None, "guard": Guardless()}
             self.gateway = Gateway(run, self.link, SimpleNamespace(**ports))
             try:
@@ -216,71 +178,11 @@ class Twin:
             self.escaped.append(f"{name}: {error!r}")
         self.misled.append(repr(causes))
 
-    # --- the trainer
-
-    async def keep_trainer(self) -> None:
-        while True:
-            life = self.loop.create_task(self._train())
-            await asyncio.wait(
-                [life, waiting := self.loop.create_task(self._restart_trainer.wait())],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            self._restart_trainer.clear()
-            waiting.cancel()
-            if life.done():
-                self.escaped.append(f"the trainer ended: {life.exception()!r}")
-                return
-            life.cancel()
-            await asyncio.wait([life])
-            await asyncio.sleep(0.5)
-
-    async def _train(self) -> None:
-        step = len(self.steps)
-        resume = Resume(policy_version=step, step=step, consumed=tuple(self.steps[-1])) if step else None
-        welcome = await self._ask(TrainerHello(resume=resume))
-        assert isinstance(welcome, TrainerWelcome), welcome
-        await self._publish(welcome.run_id)
-        while True:
-            answer = await self._ask(NextGroups(step=len(self.steps) + 1))
-            if isinstance(answer, NotYet):
-                continue
-            assert isinstance(answer, Groups), answer
-            ids = [lease_id for group in answer.groups for lease_id in group.trajectory_ids]
-            await asyncio.sleep(0.4)
-            self.steps.append(ids)
-            self.weights.append(digest_after(self.weights[-1], ids))
-            self.unsaid = True
-            await asyncio.sleep(0.1)
-            await self._publish(welcome.run_id)
-
-    async def _publish(self, run_id: str) -> None:
-        step, checkpoints = len(self.steps), self.folder / "run" / "checkpoints"
-        if step in published_versions(checkpoints):
-            digest = read_manifest(folder_of(checkpoints, step))[1]
-        else:
-            weights = weights_of(self.weights[-1], LIGHT["weight_bytes"])
-            probe = Probe(tokens=PROBE, log_probs=tuple(log_probs(weights, PROBE)))
-            manifest = Manifest(run_id=run_id, policy_version=step, kind="full", step=step, files={}, probe=probe)
-            digest = publish(checkpoints, manifest, lambda folder: (folder / WEIGHTS).write_bytes(weights))
-        consumed = tuple(self.steps[-1]) if self.steps else ()
-        noted = await self._ask(
-            Published(policy_version=step, manifest_digest=digest, step=step, consumed=consumed, dropped={})
-        )
-        assert isinstance(noted, Noted), noted
-        self.unsaid = False
-
-    async def _ask(self, message: Message) -> Message:
-        """Asked again when no answer comes: the gateway may have died with it."""
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1.5):
-                    return await self.trainer_socket.ask(message)
-
     # --- what happens, and what must hold
 
     async def play(self, plan: Sequence[Phase]) -> None:
         """The plan, then the recovery. Nothing that was begun here outlives it."""
-        keepers = [self.keep_gateway(), self.keep_trainer(), *map(self.keep_actor, ACTORS)]
+        keepers = [self.keep_gateway(), self.trainer.keep(), *map(self.keep_actor, ACTORS)]
         tasks = [self.loop.create_task(self._kept(keeper)) for keeper in keepers]
         try:
             await asyncio.sleep(1.0)
@@ -326,16 +228,16 @@ class Twin:
             case "kill_gateway":
                 self.kill_gateway(phase.amount)
             case "kill_trainer":
-                self._restart_trainer.set()
+                self.trainer.kill()
 
     async def _recover(self) -> None:
         """What is spooled is acknowledged and steps are made, without a hand from outside."""
-        wanted, deadline = len(self.steps) + 3, self.loop.time() + LONGEST_RECOVERY
+        wanted, deadline = len(self.trainer.steps) + 3, self.loop.time() + LONGEST_RECOVERY
         waited_for = set(self.waiting_in_spools())
-        while len(self.steps) < wanted or self.unsaid or waited_for:
+        while len(self.trainer.steps) < wanted or self.trainer.unsaid or waited_for:
             await asyncio.sleep(1.0)
             waited_for &= set(self.waiting_in_spools())
-            where = f"step {len(self.steps)} of {wanted}, without an ack {waited_for}"
+            where = f"step {len(self.trainer.steps)} of {wanted}, without an ack {waited_for}"
             assert self.loop.time() < deadline, f"the run does not go on: {where}; {self.escaped}"
 
     def waiting_in_spools(self) -> list[str]:
@@ -356,11 +258,11 @@ class Twin:
         settled = {row[0] for row in database.execute("SELECT lease_id FROM leases WHERE state = 'trained'")}
         database.close()
         assert self.acknowledged <= held, f"acknowledged and lost: {self.acknowledged - held}"
-        counts = Counter(lease_id for step in self.steps for lease_id in step)
+        counts = Counter(lease_id for step in self.trainer.steps for lease_id in step)
         twice = [lease_id for lease_id, count in counts.items() if count > 1]
         assert not twice, f"trained twice: {twice}"
         assert set(counts) <= held
-        unsaid = set(self.steps[-1]) if self.unsaid else set()
+        unsaid = set(self.trainer.steps[-1]) if self.trainer.unsaid else set()
         assert set(counts) - unsaid <= settled <= set(counts)
         gone = self.spooled - set(self.waiting_in_spools())
         assert gone <= self.answered, f"left the spool without an ack: {gone - self.answered}"

@@ -27,7 +27,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         done = self.create_future()
         try:
             done.set_result(work(*arguments))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
             done.set_exception(error)
         return done
 
