@@ -40,6 +40,7 @@ class Outbox:
         request: gives the answer to a message, or to a frame that is one (`ActorLink.request`).
         on_ack: is told each answer.
         credit_bytes: of trajectories that may be under way; one may be always, alone. `grant` changes it.
+        compress: whether what is added from now on is kept and sent as zstd frames.
 
     Raises:
         UsageError: not a usable spool.
@@ -51,9 +52,11 @@ class Outbox:
         run_id: str,
         request: Callable[[Message | bytes], Awaitable[Message]],
         on_ack: Callable[[Ack], None],
+        *,
         credit_bytes: int = MAX_MESSAGE_BYTES,
+        compress: bool = False,
     ) -> None:
-        self._request, self._on_ack, self._file = request, on_ack, file
+        self._request, self._on_ack, self._file, self._compress = request, on_ack, file, compress
         self._spool = Spool(file, run_id)
         self._unsent = list(self._spool.ids)
         self._under_way: dict[str, int] = {}  # bytes
@@ -97,7 +100,11 @@ class Outbox:
         Raises:
             ValueError: it is larger than the link carries.
         """
-        frame, name = encode(trajectory), trajectory.trajectory_id
+        name = trajectory.trajectory_id
+        if self._compress:
+            frame = await asyncio.to_thread(encode, trajectory, compress=True)
+        else:
+            frame = encode(trajectory)
         while (failure := await asyncio.shield(self._write(name, frame))) is not None:
             self._waits_for_room = f"room on the spool's disk ({failure})"
             self._say("spool_takes_no_more", file=str(self._file), reason=str(failure), trajectory=name)

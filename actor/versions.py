@@ -12,6 +12,9 @@ from actor.shared_folder import SharedFolder
 from actor.version_folders import VersionFolders
 from common.checkpoint import MANIFEST, Manifest
 from common.errors import RunError
+from common.log import get_logger
+
+log = get_logger(__name__)
 
 
 class Source(Protocol):
@@ -90,6 +93,20 @@ class Versions:
             )
         self._digests[version] = found
         return folder, manifest
+
+    async def fetch_full(self) -> tuple[Path, Manifest]:
+        """The newest version, or the full one that it sits on. Raises as `fetch`."""
+        while True:
+            digest = self.digest
+            try:
+                folder, manifest = await self.fetch(self.target, digest)
+                if manifest.base_version is None:
+                    return folder, manifest
+                return await self.fetch(manifest.base_version)
+            except RunError:
+                if self.digest == digest:
+                    raise
+                log.info("version_passed_over", policy_version=self.target)
 
     async def remove(self, version: int) -> None:
         """A version is suspect: fetched or at least hashed afresh before it is used again."""

@@ -24,7 +24,6 @@ import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from actor.config import ActorConfig, WorldConfig
@@ -39,7 +38,7 @@ from actor.world.build import find_world
 from actor.world.client import WorldHost
 from actor.world.grader import WorldFailure
 from actor.world.install import appworld_python
-from common.checkpoint import TOKENIZER, Manifest
+from common.checkpoint import TOKENIZER
 from common.config import LinkConfig, RunConfig
 from common.errors import RunError
 from common.file_link import FileLink
@@ -74,6 +73,7 @@ class Worker:
         self.folder = config.folder or run.folder / "actors" / config.name
         keys = None if link.insecure else actor_keys(link.keys, config.name)
         self._instance = secrets.token_hex(8)
+        self._compress = link.compression == "zstd"
         self._run_id = self._tokenizer_digest = ""  # not known yet
         self._link = ActorLink(link, keys, self._hello)
         self._files = FileLink(link, keys)
@@ -139,7 +139,15 @@ class Worker:
         source = source_of(self._shared_folder, folder, welcome.run_id, self._files)
         self._versions = Versions(source, welcome.run_id)
         self._versions.heard(welcome.policy_version, welcome.manifest_digest)
-        self._outbox = Outbox(self.folder / "spool.sqlite", welcome.run_id, self._link.request, self._on_ack)
+        self._outbox = outbox = Outbox(
+            self.folder / "spool.sqlite",
+            welcome.run_id,
+            self._link.request,
+            self._on_ack,
+            credit_bytes=welcome.credit_bytes,
+            compress=self._compress,
+        )
+        self._link.on_credit = outbox.grant
         async with asyncio.TaskGroup() as group:
             group.create_task(self._heartbeats(welcome.heartbeat_seconds))
             group.create_task(self._announcements(self._versions))
@@ -157,7 +165,7 @@ class Worker:
                 lease_ids=self._held(),
                 tokens_per_second=max(0, sampled - tokens) / max(now - since, 1e-3),
                 spooled=len(self._outbox.ids) if self._outbox is not None else 0,
-                waiting_for=self._doing or self._leases.waiting_for,
+                waiting_for=self._waiting_for(),
                 reads=tuple(sorted(self._versions.reads)) if self._versions is not None else (),
             )
             since, tokens = now, sampled
@@ -165,6 +173,10 @@ class Worker:
             if isinstance(reply, HeartbeatReply):
                 self._on_heartbeat_reply(reply)
             await asyncio.sleep(interval)
+
+    def _waiting_for(self) -> str:
+        sending = self._outbox.waiting_for if self._outbox is not None else ""
+        return (self._doing or "; ".join(filter(None, (sending, self._leases.waiting_for))))[:2000]
 
     def _on_heartbeat_reply(self, reply: HeartbeatReply) -> None:
         if reply.finished:
@@ -264,7 +276,7 @@ class Worker:
         importing = asyncio.create_task(Policy.prepare(config.engine))
         self._doing = "the first policy version"
         await versions.other_than("")
-        folder, manifest = await self._fetch_full(versions)
+        folder, manifest = await versions.fetch_full()
         self._doing = "vLLM's engine to start"
         await importing
         prompt = Prompt.load(folder)
@@ -284,20 +296,6 @@ class Worker:
         await reloader.begin(folder, manifest)
         await reloader.catch_up()
         return reloader, prompt
-
-    async def _fetch_full(self, versions: Versions) -> tuple[Path, Manifest]:
-        """The newest version, or the full one that it sits on."""
-        while True:
-            digest = versions.digest
-            try:
-                folder, manifest = await versions.fetch(versions.target, digest)
-                if manifest.base_version is None:
-                    return folder, manifest
-                return await versions.fetch(manifest.base_version)
-            except RunError:
-                if versions.digest == digest:
-                    raise
-                log.info("version_passed_over", policy_version=versions.target)
 
     # ---- leaving
 

@@ -53,6 +53,7 @@ class Channel:
         self.failure = ""  # of the handshake: "", "key_refused" or "failed"
         self.failure_reason = ""  # in words, when it failed
         self.broken = False
+        self.dropped = False  # broken by this side
         self._tasks = [asyncio.create_task(work) for work in (self._read(), self._watch(), self._bound())]
 
     async def ask(self, body: bytes, patience: float) -> Message:
@@ -91,6 +92,7 @@ class Channel:
                 answer.exception()  # looked at, so that asyncio does not complain of one that nobody awaited
 
     def close(self) -> None:
+        self.dropped = not self.broken
         self._break("the connection was dropped")
         for task in self._tasks:
             task.cancel()

@@ -13,7 +13,7 @@ import ipaddress
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
@@ -100,6 +100,11 @@ class LinkConfig(Section):
     )
     memory_megabytes: int = Field(
         default=1024, ge=96, description="the same for all actors together: the largest is cut, MiB", examples=[1024]
+    )
+    compression: Literal["none", "zstd"] = Field(
+        default="none",
+        description="how an actor compresses trajectories before it spools and sends them; the learner takes either",
+        examples=["zstd"],
     )
     connections: int = Field(
         default=4096,

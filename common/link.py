@@ -70,6 +70,8 @@ class ActorLink:
         self._insecure = Reminder(time.monotonic, SAY_INSECURE_EVERY)
         self._silence = Silence(self._endpoint)
         self._watching: asyncio.Task[None] | None = None
+        # told the newest word on how many bytes of trajectories may be under way, in the order of arrival
+        self.on_credit: Callable[[int], None] = _ignore_credit
 
     @property
     def welcome(self) -> Welcome:
@@ -98,7 +100,8 @@ class ActorLink:
         """The gateway's answer to a message, or to a frame that is one. Waits through a learner's absence.
 
         Limit it from outside with `asyncio.timeout`. What is not answered in time is sent again from a fresh socket,
-        after 1 to 32 seconds, longer each time; where the connection broke, at once the first time.
+        after 1 to 32 seconds, longer each time; at once where another's time-out dropped the connection, or where it
+        broke for the first time.
 
         Raises:
             RunError: the gateway refused this actor for good, or serves another run.
@@ -114,7 +117,8 @@ class ActorLink:
             try:
                 answer = await channel.ask(body, patience)
             except TimeoutError as error:
-                at_once, wait = False, 0.0 if channel.broken and at_once else next(waits)
+                by_us, by_them = channel.dropped, channel.broken and at_once
+                at_once, wait = False, 0.0 if by_us or by_them else next(waits)
                 again = {"again_in": round(wait, 1), "reason": str(error)}
                 log.warning("request_repeated", kind=_kind_of(message), learner=self._endpoint, **again)
                 self._leave(channel)
@@ -223,6 +227,8 @@ class ActorLink:
         """Whatever tells a version that was not the last one told is an announcement."""
         self._silence.heard()
         if isinstance(message, Announcement | Ack | HeartbeatReply | Welcome):
+            if not isinstance(message, Announcement):
+                self.on_credit(message.credit_bytes)
             told = (message.policy_version, message.manifest_digest)
             if told != self._current and told[0] >= 0:
                 self._current = told
@@ -243,3 +249,7 @@ class ActorLink:
 
 def _kind_of(message: Message | bytes) -> str:
     return "frame" if isinstance(message, bytes) else str(getattr(message, "kind", type(message).__name__))
+
+
+def _ignore_credit(_bytes: int) -> None:
+    """For links that send no trajectories."""

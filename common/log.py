@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -33,7 +34,8 @@ class _Fork:
         if self._descriptor is not None:
             # one write a line: a forked child, like vLLM's engine, appends to the same file
             line = str(self._json(logger, method, dict(event))) + "\n"
-            os.write(self._descriptor, line.encode())
+            with contextlib.suppress(OSError):  # a full disk costs lines of the log, not the process
+                os.write(self._descriptor, line.encode())
         if self._stream is None:
             raise structlog.DropEvent
         render = self._console if self._stream.isatty() else self._json

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+MOST_UNWRITTEN = 1 << 20  # bytes
 
 
 class MetricsFile:
@@ -16,11 +19,21 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._unwritten = b""  # that a full disk did not take
 
     def write(self, event: str, **fields: Any) -> None:
-        """One line: the event, wall-clock seconds since 1970, and the fields."""
+        """One line: the event, wall-clock seconds since 1970, and the fields.
+
+        What a full disk does not take is written with a later line; beyond a mebibyte the newest are lost.
+        """
         line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, separators=(",", ":"))
-        os.write(self._descriptor, line.encode() + b"\n")
+        if len(self._unwritten) < MOST_UNWRITTEN:
+            self._unwritten += line.encode() + b"\n"
+        try:
+            self._unwritten = self._unwritten[os.write(self._descriptor, self._unwritten) :]
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
     def close(self) -> None:
         os.close(self._descriptor)

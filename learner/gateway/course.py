@@ -36,11 +36,11 @@ class Course:
         self._open_labels: set[str] = set()
         self.phase: Phase = cast("Phase", ledger.fact("phase") or "evaluate_before")
 
-    def begin(self) -> None:
-        """Take up the run where the ledger has it."""
+    def begin(self, *, again: bool = False) -> None:
+        """Take up the run where the ledger has it; `again`: in the same process, which said so before."""
         if self._ledger.fact("phase") is None:
             self._enter("evaluate_before" if self._config.before and self._tasks else "train")
-        else:
+        elif not again:
             self._report("phase", name=self.phase)
         recorded = self._ledger.recorded_evaluations()
         labels = {task.label for when in self._begun() for task in evaluation_tasks(self._config, self._tasks, when)}

@@ -32,6 +32,7 @@ from common.messages import (
 )
 from common.prompt import form_digest
 from common.wire import decode, schema_digest, unpack
+from learner.gateway.credit import Credit
 from learner.gateway.handshake import Common, other_protocol
 from learner.gateway.leases import Verdict
 from learner.gateway.peers import Peer, Peers
@@ -39,7 +40,6 @@ from learner.gateway.quarantine import Quarantine
 from learner.gateway.run_state import RunState
 
 log = get_logger(__name__)
-CREDIT_BYTES = 64 << 20
 _ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
@@ -52,6 +52,7 @@ class Reception:
         silence: seconds after which an actor counts as gone.
         is_connected: whether a connection is still there.
         is_listed: whether the key of a name is still in the list of those who may connect.
+        credit: what each actor may have under way.
         clock: seconds, monotonic.
     """
 
@@ -63,6 +64,7 @@ class Reception:
         silence: float,
         is_connected: Callable[[bytes], bool],
         is_listed: Callable[[str], bool],
+        credit: Credit | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -70,6 +72,7 @@ class Reception:
         self._is_connected = is_connected
         self._is_listed = is_listed
         self._clock = clock
+        self.credit = credit or Credit()
         self._withheld = Reminder(clock)
         self.peers = Peers(silence)
         self.episodes_done = run.ledger.arrived()
@@ -91,6 +94,35 @@ class Reception:
         if peer is None:
             return Refused(reason="this connection has not said Hello", temporary=True)
         return self._answer_known(peer, message, body)
+
+    def answer_when_full(self, name: str, routing: bytes, body: bytes, lacking: str) -> Message | None:  # noqa: PLR0911 - one a kind
+        """The answer while nothing can be written: nobody's lease is forgotten, nothing is granted or taken.
+
+        None: no answer, so that it is sent again later.
+        """
+        try:
+            message = decode(body)
+        except ValueError:
+            return None
+        if isinstance(message, Hello):
+            return self._hello(name, routing, message)
+        peer = self.peers.hear(name, routing, self._clock())
+        if peer is None:
+            return Refused(reason="this connection has not said Hello", temporary=True)
+        match message:
+            case LeaseRequest():
+                return LeaseGrant(leases=(), waiting_for=lacking)
+            case Heartbeat():
+                peer.heartbeat = message
+                self._run.book.renew(peer.name, message.lease_ids, self._clock())
+                return self._reply([])
+            case ReloadReport():
+                self._note_reload(peer, message)
+                return self._reply([])
+            case Goodbye():
+                peer.left = True  # its leases lapse
+                return self._reply([])
+        return None
 
     def _answer_known(self, peer: Peer, message: Message, body: bytes) -> Message:  # noqa: PLR0911 - one a kind
         _note_return(peer)
@@ -133,6 +165,7 @@ class Reception:
             log.warning("actor_refused", actor=name, reason=peer.reason)
             return peer
         _note_return(peer)
+        self.credit.live = len(self.peers.live(now))
         self._run.book.renew(name, hello.lease_ids, now)
         peer.unclaimed = frozenset(self._run.book.leased_to(name)) - set(hello.lease_ids)
         counts = {"holds": len(hello.lease_ids), "unclaimed": len(peer.unclaimed)}
@@ -142,7 +175,7 @@ class Reception:
             policy_version=self._run.policy_version,
             manifest_digest=self._run.manifest_digest,
             heartbeat_seconds=self._heartbeat_seconds,
-            credit_bytes=CREDIT_BYTES,
+            credit_bytes=self.credit.bytes,
         )
 
     def _refuse(self, name: str, reason: str) -> Refused:
@@ -208,7 +241,7 @@ class Reception:
             reason=verdict.reason,
             policy_version=self._run.policy_version,
             manifest_digest=self._run.manifest_digest,
-            credit_bytes=CREDIT_BYTES,
+            credit_bytes=self.credit.bytes,
         )
 
     def _reply(self, cancelled: list[str]) -> HeartbeatReply:
@@ -217,7 +250,7 @@ class Reception:
             manifest_digest=self._run.manifest_digest,
             cancelled=tuple(cancelled),
             finished=self._run.finished,
-            credit_bytes=CREDIT_BYTES,
+            credit_bytes=self.credit.bytes,
         )
 
 

@@ -48,13 +48,11 @@ class RunState:
         self.folder = folder
         self.metrics = MetricsFile(folder / "metrics.jsonl")
         self.ledger = Ledger(folder / "ledger.sqlite")
-        history = History(self.ledger.draws())
-        self.book = LeaseBook(rollout, TaskDraw(train_tasks, seed, rollout), self.ledger.live_groups(), history)
-        self.book.extend_all(now)  # nobody could renew while the gateway was away
-        self.inbox = Inbox(self.book, self.ledger)
-        self.course = Course(evaluation, evaluation_tasks, self.book, self.ledger, self.metrics.write)
-        self.current: Version | None = None
+        self._config = rollout, evaluation, evaluation_tasks
+        self._draws_from = train_tasks, seed
         self.news: list[Announcement] = []  # to send after the next commit
+        self.book, self.inbox, self.course = self._as_the_ledger_has_it(now)
+        self.current: Version | None = None
         self.take_up_version()
         if self.ledger.fact("run_id") is None:
             self.ledger.set_fact("run_id", _new_run_id(folder))
@@ -123,6 +121,22 @@ class RunState:
         if self.book.config.straggler_share < 1:
             self.ledger.save(*self.book.take_changes())
             self.metrics.write("stragglers", step=step, **self.ledger.straggler_figures(step))
+
+    def go_back(self, now: float) -> None:
+        """As after the last commit: for when the disk takes no more. Nobody was told of anything since."""
+        self.ledger.roll_back()
+        self.news.clear()
+        self.book, self.inbox, self.course = self._as_the_ledger_has_it(now)
+        self.take_up_version()
+        self.course.begin(again=True)
+
+    def _as_the_ledger_has_it(self, now: float) -> tuple[LeaseBook, Inbox, Course]:
+        rollout, evaluation, tasks = self._config
+        draw = TaskDraw(*self._draws_from, rollout)
+        book = LeaseBook(rollout, draw, self.ledger.live_groups(), History(self.ledger.draws()))
+        book.extend_all(now)  # nobody could renew while the gateway was away
+        course = Course(evaluation, tasks, book, self.ledger, self.metrics.write)
+        return book, Inbox(book, self.ledger), course
 
     def commit(self) -> None:
         """Returns when all changes, and what follows from them, are on the disk."""

@@ -25,8 +25,9 @@ import sqlite3
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import zmq
 import zmq.asyncio
@@ -37,25 +38,27 @@ from common.log import Reminder, configure, get_logger
 from common.messages import Message, Unreadable
 from common.run_lock import only_one
 from common.sockets import INSECURE, SAY_INSECURE_EVERY, name_and_frames, question_in
-from common.wire import decode_as, encode
+from common.wire import encode
 from learner.config import LearnerConfig
 from learner.gateway.blobs import Blobs
+from learner.gateway.credit import Credit
 from learner.gateway.draw import read_tasks
 from learner.gateway.files_desk import FilesDesk
 from learner.gateway.ports import Sockets, listening
 from learner.gateway.reception import Reception
+from learner.gateway.room import Journalling
 from learner.gateway.run_state import RunState
 from learner.gateway.trainer_desk import TrainerDesk
-from learner.gateway.trainer_port import Impossible, NotYet, TrainerMessage
+from learner.gateway.trainer_socket import TrainerSocket
 
 log = get_logger("learner.gateway.service")  # __name__ is "__main__" in its process
 
+T = TypeVar("T")
 BATCH_BYTES = 64 << 20  # read together before a commit
 BATCH_MESSAGES = 256
 TICK_SECONDS = 0.5
 STOPPED_SECONDS = 3.0  # without a tick: the process or the machine stood still
 FIGURES_EVERY = 2.0  # seconds
-PARKED_SECONDS = 1.0  # that the trainer's question for groups waits here
 FAREWELL_SECONDS = 15.0  # that actors have to leave after the end
 
 
@@ -76,11 +79,18 @@ class Gateway:
         self._guard = sockets.guard
         self._blobs = Blobs(run.folder / "checkpoints")
         self._desk = TrainerDesk(run, lambda: self.reception.peers.versions_in_use(time.monotonic()))
-        self._changed = asyncio.Event()
-        self._trainer_waits = ""
-        self._trainer_reminder = Reminder(time.monotonic)
+        self._end_reminder = Reminder(time.monotonic)
         self._list_reminder = Reminder(time.monotonic)
         self._insecure_reminder = Reminder(time.monotonic, SAY_INSECURE_EVERY)
+        self._credit = Credit(link.memory_megabytes << 20, link.peer_megabytes << 20)
+        self._journalling = Journalling(run, self._credit)
+        self._trainer = TrainerSocket(
+            sockets.trainer,
+            self._desk,
+            self._durably,
+            lambda: self._journalling.lacking,
+            lambda: bool(self.reception.peers.live(time.monotonic())),
+        )
         self._stop = stop or asyncio.Event()
         self._stop_with_parent = stop_with_parent
         self.reception = Reception(
@@ -89,6 +99,7 @@ class Gateway:
             silence=link.heartbeat_seconds * link.silence_intervals,
             is_connected=self._is_connected,
             is_listed=self._is_listed,
+            credit=self._credit,
         )
         fetches, quarantine = self.reception.peers.fetches, self.reception.quarantine
         self._files = FilesDesk(sockets.files, self._blobs, sockets.guard, fetches, quarantine)
@@ -102,7 +113,7 @@ class Gateway:
         loops: list[Coroutine[Any, Any, None]] = [
             self._serve_actors(),
             self._files.serve(),
-            self._serve_trainer(),
+            self._trainer.serve(),
             self._tick(),
         ]
         tasks = [asyncio.create_task(loop) for loop in loops]
@@ -115,14 +126,18 @@ class Gateway:
         for result in results:
             if isinstance(result, Exception):
                 raise result  # and nothing half-changed is committed
-        self._run.commit()
+        self._durably(lambda: True)
 
     # --- actors
 
     async def _serve_actors(self) -> None:
         while True:
-            answers = self._answers_to(await self._arrived_together())
-            self._commit()
+            batch = await self._arrived_together()
+            if self._journalling.lacking:
+                answers = self._answers_when_full(batch)
+            else:
+                wanted = sum(len(frame) for frames in batch for frame in frames)
+                answers = self._durably(partial(self._answers_to, batch), wanted) or []
             for routing, number, answer in answers:
                 self._send(routing, number, answer)
 
@@ -163,14 +178,29 @@ class Gateway:
                 answers.append((routing, number, self.reception.answer(name, routing, body)))
         return answers
 
-    def _commit(self) -> None:
-        self._run.commit()
-        self._changed.set()
+    def _answers_when_full(self, batch: deque[list[zmq.Frame]]) -> list[tuple[bytes, bytes, Message]]:
+        answers: list[tuple[bytes, bytes, Message]] = []
+        while batch:
+            name, parts = name_and_frames(batch.popleft())
+            routing, number, body, wrong = question_in(parts)
+            lacking = self._journalling.lacking
+            answer = None if wrong else self.reception.answer_when_full(name, routing, body, lacking)
+            if answer is not None:
+                answers.append((routing, number, answer))
+        return answers
+
+    def _durably(self, work: Callable[[], T], wanted: int = 0) -> T | None:
+        """What `work` gives, once all that it changed is on the disk; None when that takes no more of it."""
+        done = self._journalling.done(work, wanted)
+        if done is None:
+            return None
+        self._trainer.news()
         for announcement in self._run.news:
             self._blobs.forget(announcement.policy_version)
             for peer in self.reception.peers.present:
                 self._send(peer.routing, b"", announcement)
         self._run.news.clear()
+        return done
 
     def _send(self, routing: bytes, number: bytes, message: Message) -> bool:
         """Without waiting: an actor that is gone or does not read asks again later. Whether it could be sent."""
@@ -211,47 +241,6 @@ class Gateway:
         if self._list_reminder.is_due():
             log.error("key_list_unreadable", error=str(error))
 
-    # --- trainer
-
-    async def _serve_trainer(self) -> None:
-        socket = self._sockets.trainer
-        while True:
-            frames = await socket.recv_multipart()
-            if len(frames) != 3:
-                continue
-            routing, number, body = frames
-            try:
-                answer, blobs = await self._trainer_answer(decode_as(TrainerMessage, body))
-            except ValueError as error:
-                answer, blobs = Impossible(reason=str(error)), []
-            await socket.send_multipart([routing, number, encode(answer), *blobs])
-
-    async def _trainer_answer(self, message: Message) -> tuple[Message, list[bytes]]:
-        """The answer, durable. A question for groups that are not there yet is asked again as things change."""
-        deadline = asyncio.get_running_loop().time() + PARKED_SECONDS
-        while True:
-            self._changed.clear()
-            answer, blobs = self._desk.answer(message)
-            self._commit_for_trainer()
-            if not isinstance(answer, NotYet):
-                self._trainer_waits = ""
-                self._trainer_reminder.over()
-                return answer, blobs
-            if not self.reception.peers.live(time.monotonic()):
-                answer = NotYet(reason=f"an actor to connect, then {answer.reason}")
-            self._trainer_waits = answer.reason
-            if self._trainer_reminder.is_due():
-                log.info("trainer_waits", waiting_for=answer.reason)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._changed.wait()
-            except TimeoutError:
-                return answer, []
-
-    def _commit_for_trainer(self) -> None:
-        self._commit()
-        self._changed.clear()
-
     # --- time
 
     async def _tick(self) -> None:
@@ -265,13 +254,12 @@ class Gateway:
                 log.warning("gateway_was_stopped", seconds=round(now - before, 1))
                 self._run.book.extend_all(now)
                 self.reception.peers.extend_all(now)
-            for record in self._run.book.expire(now):
-                log.warning("lease_lapsed", lease=record.lease_id, actor=record.actor, state=record.state)
             for peer in self.reception.peers.newly_silent(now):
                 log.warning("actor_silent", actor=peer.name, seconds=round(now - peer.heard_at, 1))
             self._guard.alive()
-            self._dismiss_unlisted()
-            self._commit()
+            self._credit.live = len(self.reception.peers.live(now))
+            if self._journalling.look():
+                self._durably(partial(self._let_go, now))
             if now - figures_at >= FIGURES_EVERY:
                 figures_at = now
                 self._write_figures(now)
@@ -284,15 +272,22 @@ class Gateway:
                 over_since = over_since or now
                 # a run resumed when it was over already: its trainer, still loading, is to hear so
                 if not self._desk.trainer_is_done:
-                    if self._trainer_reminder.is_due():
+                    if self._end_reminder.is_due():
                         log.info("gateway_waits", waiting_for="the trainer to say that it has finished")
                 elif now - over_since > FAREWELL_SECONDS or not self.reception.peers.live(now):
                     log.info("gateway_done", actors_left=not self.reception.peers.live(now))
                     self.stop()
 
+    def _let_go(self, now: float) -> bool:
+        for record in self._run.book.expire(now):
+            log.warning("lease_lapsed", lease=record.lease_id, actor=record.actor, state=record.state)
+        self._dismiss_unlisted()
+        return True
+
     def _write_figures(self, now: float) -> None:
         """The line `rollouts`: counts as they stand; `unreadable_frames`, `connections_cut`: since this start."""
         book, live = self._run.book, self.reception.peers.live(now)
+        waits = self._trainer.waits_for or book.waits_for()
         rates = [peer.heartbeat.tokens_per_second for peer in live if peer.heartbeat]
         self._run.metrics.write(
             "rollouts",
@@ -305,7 +300,7 @@ class Gateway:
             connections=self._guard.count,
             connections_cut=self._guard.cuts,
             tokens_per_second=round(sum(rates), 1),
-            waiting_for="an actor to connect" if not live else self._trainer_waits or book.waits_for(),
+            waiting_for=self._journalling.lacking or ("" if live else "an actor to connect") or waits,
         )
 
 
