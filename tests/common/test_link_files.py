@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from pathlib import Path
@@ -16,6 +17,7 @@ from common.errors import RunError
 from common.file_link import FileLink
 from common.keys import actor_keys
 from common.messages import FileChunk, FileRequest
+from common.wire import CHUNK_BYTES
 
 CONTENT = bytes(range(256)) * 9000  # four whole chunks and a bit
 
@@ -127,5 +129,24 @@ def test_a_damaged_beginning_shows_in_the_digest(tmp_path):
         (tmp_path / "got").write_bytes(b"!" + CONTENT[1:1000])
         digest = await LocalFiles(CONTENT, len(CONTENT)).fetch_file(3, "x", len(CONTENT), tmp_path / "got")
         assert digest == hashlib.sha256(b"!" + CONTENT[1:]).hexdigest()
+
+    run(check())
+
+
+def test_a_download_goes_on_from_its_last_byte_when_the_learner_was_away(keys, tmp_path):
+    async def check() -> None:
+        most = 2 * CHUNK_BYTES
+
+        def some(request: FileRequest) -> FileChunk | None:
+            return chunk_of(request) if request.offset + request.length <= most else None
+
+        async with learner(keys, some) as there:
+            fetching = asyncio.create_task(fetch(keys, there.port, tmp_path / "got"))
+            while len(there.heard) < 5 or (tmp_path / "got").stat().st_size < most:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        async with learner(keys, chunk_of, there.port) as back:
+            await fetching
+        assert (tmp_path / "got").read_bytes() == CONTENT
+        assert min(message.offset for _, message in back.heard) == most
 
     run(check())

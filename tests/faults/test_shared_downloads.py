@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import signal
+import subprocess
 
 import pytest
 from fetching import FetchingActor
@@ -140,6 +141,54 @@ def test_a_version_that_only_a_killed_actor_used_is_removed_by_the_next_one_that
 
 def versions_there(tmp_path):
     return sorted(path.name[:7] for path in (tmp_path / "versions" / RUN).iterdir())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 4 MiB for versions, which holds none of them."""
+    (tmp_path / "versions").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path / "versions")]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield tmp_path / "versions"
+    subprocess.run(["umount", str(tmp_path / "versions")], check=True)
+
+
+def resize(disk, size):
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+
+def test_a_disk_without_room_is_said_so_and_the_download_begins_when_there_is(tmp_path, small_disk):
+    async def check():
+        async with machine(tmp_path, ["a"]) as (serving, (one,), digest):
+            one.say("fetch", 1, digest)
+            assert "missing=4206" in await one.logged("no_room_for_version")
+            assert serving.given == 0
+            resize(small_disk, "16m")
+            word, folder = await one.answer()
+            assert word == "fetched", folder
+            assert serving.given == len(CONTENT)
+
+    run(check())
+
+
+def test_a_disk_that_others_fill_amid_a_download_costs_a_wait(tmp_path, small_disk):
+    async def check():
+        resize(small_disk, "16m")
+        async with machine(tmp_path, ["a"]) as (serving, (one,), digest):
+            serving.most = 2 * CHUNK_BYTES
+            one.say("fetch", 1, digest)
+            await until(lambda: bytes_there(tmp_path) == 2 * CHUNK_BYTES)
+            with contextlib.suppress(OSError), (small_disk / "others").open("wb", buffering=0) as others:
+                others.write(bytes(20 << 20))
+            serving.most = 1 << 40
+            await one.logged("disk_full")
+            (small_disk / "others").unlink()
+            word, folder = await one.answer()
+            assert word == "fetched", folder
+            verify(small_disk / RUN / folder.rpartition("/")[2], digest)
+
+    run(check())
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
