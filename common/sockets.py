@@ -29,7 +29,10 @@ log = get_logger(__name__)
 DOMAIN = b"loop"
 LONGEST_NUMBER = 64  # bytes of a question's number
 SHORT = 4096  # bytes of a frame that is kept of too many
-TRY_LATER = 300  # for one that connects too often: libzmq lets it wait without a word
+KEY_REFUSED, TRY_LATER = (
+    400,
+    500,
+)  # ZAP: a key that is not listed; one that connects too often (300 would leave it open)
 CONNECTION_TOKEN, CONNECTION_KEY = "Connection", "Key"  # what the gatekeeper tells of a connection with each message
 HANDSHAKES = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -138,6 +141,8 @@ async def connection_events(socket: zmq.asyncio.Socket) -> AsyncGenerator[Connec
         while True:
             event = await recv_monitor_message(monitor)
             what = names.get(event["event"], "failed")
+            if what == "key_refused" and event["value"] != KEY_REFUSED:
+                what = "failed"
             reason = why_failed(event["event"], event["value"], server=False) if what == "failed" else ""
             yield ConnectionEvent(what, event["value"], reason)
     finally:
@@ -150,8 +155,12 @@ def why_failed(event: int, value: int, *, server: bool) -> str:
     """A handshake that failed before a key was looked up, in words, with what to do."""
     if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
         if server:
-            return "it left in the middle of the handshake"
-        return "it ended the handshake: the learner's key is not the one in learner.public, or it is no learner"
+            return "it left in the middle of the handshake: it speaks no CURVE, or gave up"
+        return (
+            "it ended the handshake: its key is not the one in learner.public, or it speaks no CURVE, or is no learner"
+        )
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        return "the learner lets it in later: connections with this key came again and again, and said nothing"
     if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
         return "one side speaks CURVE and the other does not: start both with --insecure, or neither"
     if value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
@@ -205,7 +214,7 @@ class Gatekeeper:
                 log.warning("key_refused", fingerprint=mark, address=where, refused=self.refused + 1, remedy=remedy)
         if name is None:
             self.refused += 1
-            return [version, request_id, b"400", b"key not listed", b"", b""]
+            return [version, request_id, b"%d" % KEY_REFUSED, b"key not listed", b"", b""]
         token = self._admit(name) if self._admit is not None else 0
         if token is None:
             return [version, request_id, b"%d" % TRY_LATER, b"later", b"", b""]

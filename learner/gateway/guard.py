@@ -6,7 +6,8 @@
     kernel ────────────► bytes of each connection ───────────────┘
 
 A thread of its own looks many times a second, for the gateway's event loop may be waiting for the disk while a peer
-goes on sending: every `LOOK_SECONDS` at the process's size, at each connection when that grew, or once a second.
+goes on sending: at the process's size with every event and every `LOOK_SECONDS`; at each connection when that grew, or
+once a second.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextvars
 import os
 import resource
+import select
 import threading
 import time
 from collections.abc import Sequence
@@ -165,7 +167,11 @@ class Guard:
 
     def _watch(self) -> None:
         try:
-            while not self._stop.wait(LOOK_SECONDS):
+            news = select.poll()
+            for port in self._ports:
+                news.register(int(port.monitor.getsockopt(zmq.FD)), select.POLLIN)
+            while not self._stop.is_set():
+                news.poll(1000 * LOOK_SECONDS)
                 self._turn()
         except Exception as error:  # noqa: BLE001 - without the watch there are no bounds: the gateway ends on it
             self.failure = error
@@ -207,9 +213,9 @@ class Guard:
         elif event == zmq.EVENT_DISCONNECTED:
             gone = self._connections.closed(value, self._awake)
             failure, port.failure = port.failure, ""
-            if gone is not None and failure and not gone.cut_for:
-                fields = {"port": port.name, "address": gone.tap.address, "reason": failure}
-                self._say("handshake", failure, "handshake_failed", **fields)
+            if failure and not (gone is not None and gone.cut_for):
+                address = gone.tap.address if gone is not None else "gone already"
+                self._say("handshake", failure, "handshake_failed", port=port.name, address=address, reason=failure)
         elif event == zmq.EVENT_ACCEPT_FAILED:
             reason = f"{os.strerror(value)}: too many connections for the system's limit of open files?"
             self._say("accept", "", "connection_not_taken", port=port.name, reason=reason)
