@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,13 +109,39 @@ def listed(folder: Path) -> dict[bytes, str]:
     Raises:
         UsageError: a listed file that holds no key, or the same key under two names.
     """
+    return {key: name for name, (_, key) in _listed(folder, {}).items()}
+
+
+Stamp = tuple[int, int, int, int]  # of a file: what changes when its content does
+
+
+def _listed(folder: Path, before: Mapping[str, tuple[Stamp, bytes]]) -> dict[str, tuple[Stamp, bytes]]:
+    """Key files by name; what has not changed since `before` is not read again."""
+    found: dict[str, tuple[Stamp, bytes]] = {}
     names: dict[bytes, str] = {}
-    for file in sorted((folder / "actors").glob("*.public")):
-        key = _read(file, "remove it or make the key again")
-        if key in names:
-            raise UsageError(f"{file}: the same key as {names[key]}'s; every actor needs a key of its own")
-        names[key] = file.name.removesuffix(".public")
-    return names
+    try:
+        files = sorted((entry for entry in os.scandir(folder / "actors") if entry.name.endswith(".public")), key=_name)
+    except FileNotFoundError:
+        return {}
+    for file in files:
+        name = file.name.removesuffix(".public")
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            continue  # removed while we looked
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known = before.get(name)
+        if known is None or known[0] != stamp:
+            known = (stamp, _read(Path(file.path), "remove it or make the key again"))
+        if known[1] in names:
+            raise UsageError(f"{file.path}: the same key as {names[known[1]]}'s; every actor needs a key of its own")
+        found[name] = known
+        names[known[1]] = name
+    return found
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
 
 
 class KeyList:
@@ -124,7 +150,9 @@ class KeyList:
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
         self._clock = clock
-        self._names = listed(folder)
+        self._files = _listed(folder, {})
+        self._names = {key: name for name, (_, key) in self._files.items()}
+        self._wrong = ""  # with the list as it was read last
         self._read_at = clock()
 
     def name_of(self, public: bytes) -> str | None:
@@ -138,11 +166,20 @@ class KeyList:
     def has(self, name: str) -> bool:
         """Whether an actor's key is (still) listed, as of the last second."""
         self._read_if_older(1.0)
-        return name in self._names.values()
+        return name in self._files
 
     def _read_if_older(self, seconds: float) -> None:
-        if self._clock() - self._read_at > seconds:
-            self._names, self._read_at = listed(self._folder), self._clock()
+        """Raises UsageError as long as the list on disk cannot be read whole; the one before it holds."""
+        now = self._clock()
+        if now - self._read_at > seconds:
+            self._read_at = now
+            try:
+                self._files, self._wrong = _listed(self._folder, self._files), ""
+                self._names = {key: name for name, (_, key) in self._files.items()}
+            except UsageError as error:
+                self._wrong = str(error)
+        if self._wrong:
+            raise UsageError(self._wrong)
 
 
 def _own_keys(folder: Path, name: str) -> KeyPair:

@@ -6,7 +6,9 @@ after the old one was silent for `silence` seconds; until then it is refused for
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -36,7 +38,7 @@ class Peers:
 
     def __init__(self, silence: float) -> None:
         self._silence = silence
-        self._by_name: dict[str, Peer] = {}
+        self._by_name: OrderedDict[str, Peer] = OrderedDict()  # who was heard last stands last
 
     def hello(
         self, name: str, hello: Hello, routing: bytes, now: float, is_connected: Callable[[bytes], bool]
@@ -52,6 +54,7 @@ class Peers:
         peer = self._by_name[name] = Peer(name, hello.instance, routing, hello.slots, now)
         if old is not None and not anew:
             peer.silent, peer.quiet = old.silent, now - old.heard_at
+        self._by_name.move_to_end(name)
         return peer
 
     def hear(self, name: str, routing: bytes, now: float) -> Peer | None:
@@ -60,6 +63,7 @@ class Peers:
         if peer is None or peer.routing != routing or peer.left:
             return None
         peer.quiet, peer.heard_at = now - peer.heard_at, now
+        self._by_name.move_to_end(name)
         return peer
 
     def fetches(self, name: str, version: int, now: float) -> None:
@@ -85,7 +89,8 @@ class Peers:
 
     def newly_silent(self, now: float) -> list[Peer]:
         """Actors that fell silent since the last call."""
-        fallen = [peer for peer in self.present if not peer.silent and now - peer.heard_at > self._silence]
+        quiet = itertools.takewhile(lambda peer: now - peer.heard_at > self._silence, self._by_name.values())
+        fallen = [peer for peer in quiet if not peer.silent and not peer.left]
         for peer in fallen:
             peer.silent = True
         return fallen
@@ -96,5 +101,15 @@ class Peers:
         return (peer for peer in self._by_name.values() if not peer.left)
 
     def live(self, now: float) -> list[Peer]:
-        """Actors heard within the silence limit."""
-        return [peer for peer in self.present if now - peer.heard_at <= self._silence]
+        """Actors heard within the silence limit, the last heard first."""
+        return list(self._heard(now))
+
+    def any_live(self, now: float) -> bool:
+        """Whether some actor was heard within the silence limit; as cheap with a thousand as with one."""
+        return next(self._heard(now), None) is not None
+
+    def _heard(self, now: float) -> Iterator[Peer]:
+        recent = itertools.takewhile(
+            lambda peer: now - peer.heard_at <= self._silence, reversed(self._by_name.values())
+        )
+        return (peer for peer in recent if not peer.left)

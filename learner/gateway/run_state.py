@@ -51,6 +51,7 @@ class RunState:
         self._config = rollout, evaluation, evaluation_tasks
         self._draws_from = train_tasks, seed
         self.news: list[Announcement] = []  # to send after the next commit
+        self.moved = False  # the last commit held more than grants: what the trainer waits for may be there
         self.book, self.inbox, self.course = self._as_the_ledger_has_it(now)
         self.current: Version | None = None
         self.take_up_version()
@@ -140,7 +141,9 @@ class RunState:
 
     def commit(self) -> None:
         """Returns when all changes, and what follows from them, are on the disk."""
-        self.ledger.save(*self.book.take_changes())
+        groups, leases = self.book.take_changes()
+        self.moved = bool(groups) or any(record.state != "leased" for record in leases)
+        self.ledger.save(groups, leases)
         self.course.advance()
         self.ledger.save(*self.book.take_changes())
         self.ledger.commit()

@@ -89,7 +89,7 @@ class Gateway:
             self._desk,
             self._durably,
             lambda: self._journalling.lacking,
-            lambda: bool(self.reception.peers.live(time.monotonic())),
+            lambda: self.reception.peers.any_live(time.monotonic()),
         )
         self._stop = stop or asyncio.Event()
         self._stop_with_parent = stop_with_parent
@@ -194,17 +194,21 @@ class Gateway:
         done = self._journalling.done(work, wanted)
         if done is None:
             return None
-        self._trainer.news()
+        if self._run.moved:
+            self._trainer.news()
         for announcement in self._run.news:
             self._blobs.forget(announcement.policy_version)
+            body = encode(announcement)
             for peer in self.reception.peers.present:
-                self._send(peer.routing, b"", announcement)
+                self._send_body(peer.routing, b"", body)
         self._run.news.clear()
         return done
 
     def _send(self, routing: bytes, number: bytes, message: Message) -> bool:
         """Without waiting: an actor that is gone or does not read asks again later. Whether it could be sent."""
-        body = encode(message)
+        return self._send_body(routing, number, encode(message))
+
+    def _send_body(self, routing: bytes, number: bytes, body: bytes) -> bool:
         sent = self._sockets.actors.send_multipart([routing, number, body], flags=zmq.NOBLOCK)
         assert isinstance(sent, asyncio.Future)
         error = sent.exception()
@@ -274,8 +278,8 @@ class Gateway:
                 if not self._desk.trainer_is_done:
                     if self._end_reminder.is_due():
                         log.info("gateway_waits", waiting_for="the trainer to say that it has finished")
-                elif now - over_since > FAREWELL_SECONDS or not self.reception.peers.live(now):
-                    log.info("gateway_done", actors_left=not self.reception.peers.live(now))
+                elif now - over_since > FAREWELL_SECONDS or not self.reception.peers.any_live(now):
+                    log.info("gateway_done", actors_left=not self.reception.peers.any_live(now))
                     self.stop()
 
     def _let_go(self, now: float) -> bool:

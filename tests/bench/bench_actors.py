@@ -99,17 +99,17 @@ class Ours:
         sampled = np.arange(count) % 200 >= 140
         edges = np.flatnonzero(np.diff(np.concatenate([[0], sampled, [0]]).astype(np.int8)))
         self.sampled = sampled
-        self.made = dict(
-            token_bytes=(np.arange(count) * 2654435761 % 150_000).astype("<i4").tobytes(),
-            sampled_bytes=sampled.astype("u1").tobytes(),
-            log_prob_bytes=np.where(sampled, -0.5, 0.0).astype("<f4").tobytes(),
-            turn_bytes=edges.astype("<i4").tobytes(),
-            success=False,
-            started_at=1.7e9,
-            seconds=1.0,
-            engine_seconds=0.5,
-            world_seconds=0.25,
-        )
+        self.made = {
+            "token_bytes": (np.arange(count) * 2654435761 % 150_000).astype("<i4").tobytes(),
+            "sampled_bytes": sampled.astype("u1").tobytes(),
+            "log_prob_bytes": np.where(sampled, -0.5, 0.0).astype("<f4").tobytes(),
+            "turn_bytes": edges.astype("<i4").tobytes(),
+            "success": False,
+            "started_at": 1.7e9,
+            "seconds": 1.0,
+            "engine_seconds": 0.5,
+            "world_seconds": 0.25,
+        }
         self.kind = Trajectory
         self.versions = {}
 
@@ -254,9 +254,11 @@ def beat(actors, talk, seconds, interval, window):
         sent += len(some)
 
 
-def measured(pid, port, server_public, names_and_keys, talk, options):
-    """One number of actors against a server: figures."""
+def measured(pid, where, names_and_keys, talk, options):
+    """One number of actors against the server at `where`, port and public key: figures."""
     import zmq
+
+    port, server_public = where
 
     context = zmq.Context()
     context.set(zmq.MAX_SOCKETS, 4 * len(names_and_keys) + 100)
@@ -311,7 +313,7 @@ def raw(names_and_keys, options):
     server = spawn.Process(target=raw_server, args=(keys, there))
     server.start()
     try:
-        return measured(server.pid, here.recv(), keys[0], names_and_keys, Raw(options.size), options)
+        return measured(server.pid, (here.recv(), keys[0]), names_and_keys, Raw(options.size), options)
     finally:
         server.terminate()
         server.join()
@@ -356,7 +358,7 @@ def ours(folder, names_and_keys, options):
             ready.wait()
             port = json.loads((folder / "gateway.json").read_text())["port"]
             public = learner_keys(folder / "keys").public
-            return measured(gateway.pid, port, public, names_and_keys, Ours(options.size), options)
+            return measured(gateway.pid, (port, public), names_and_keys, Ours(options.size), options)
         finally:
             stop.set()
             trainer.join()

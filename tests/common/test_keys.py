@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from common import keys
 from common.errors import UsageError
 from common.keys import KeyList, actor_keys, fingerprint, learner_keys, main, new_keys
 
@@ -66,6 +67,39 @@ def test_the_list_follows_the_folder_without_a_restart(tmp_path):
     (tmp_path / "actors" / "actor-0.public").unlink()
     seconds[0] = 2.0
     assert names.name_of(first.public) is None
+
+
+def test_a_list_is_read_again_where_it_changed_and_nowhere_else(tmp_path, monkeypatch):
+    seconds, read = [0.0], []
+    for number in range(3):
+        new_keys(tmp_path, f"actor-{number}")
+    names = KeyList(tmp_path, clock=lambda: seconds[0])
+    another = new_keys(tmp_path / "elsewhere", "another")
+    monkeypatch.setattr(keys, "_read", lambda file, remedy: read.append(file.name) or file.read_bytes().strip())
+    (tmp_path / "actors" / "actor-1.public").write_bytes(another.public + b"\n")
+    seconds[0] = 2.0
+    assert names.name_of(another.public) == "actor-1"
+    seconds[0] = 4.0
+    assert [names.has(name) for name in ("actor-0", "actor-1", "another")] == [True, True, False]
+    assert read == ["actor-1.public"]
+
+
+def test_a_broken_list_is_told_until_it_is_mended_and_read_once_a_second_meanwhile(tmp_path, monkeypatch):
+    seconds, read = [0.0], []
+    new_keys(tmp_path, "actor-0")
+    names = KeyList(tmp_path, clock=lambda: seconds[0])
+    broken = tmp_path / "actors" / "actor-1.public"
+    broken.write_text("no key")
+    before = keys._read
+    monkeypatch.setattr(keys, "_read", lambda file, remedy: read.append(file.name) or before(file, remedy))
+    seconds[0] = 2.0
+    for _ in range(100):
+        with pytest.raises(UsageError, match=r"actor-1\.public: holds no CURVE key"):
+            names.has("actor-0")
+    assert read == ["actor-1.public"]
+    broken.unlink()
+    seconds[0] = 4.0
+    assert names.has("actor-0")
 
 
 def test_one_key_under_two_names_is_refused(tmp_path):

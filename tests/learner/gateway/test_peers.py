@@ -100,3 +100,16 @@ def test_how_long_an_actor_was_silent_is_known_when_it_is_heard_again_on_a_new_c
     peer = peers.hello("actor-0", make_hello(instance="one"), b"r2", 20.0, connected)
     assert (peer.silent, peer.quiet) == (True, 11.0)
     assert not peers.hello("actor-0", make_hello(instance="two"), b"r3", 40.0, gone).silent
+
+
+def test_some_actor_is_live_as_long_as_the_last_heard_one_that_stays_is():
+    peers = Peers(silence=6.0)
+    for number, at in enumerate((0.0, 1.0, 2.0)):
+        peers.hello(f"actor-{number}", make_hello(f"actor-{number}"), b"%d" % number, at, connected)
+    peers.hear("actor-0", b"0", 3.0)
+    assert [peer.name for peer in peers.live(7.5)] == ["actor-0", "actor-2"]
+    assert [peer.name for peer in peers.newly_silent(7.5)] == ["actor-1"]
+    peers.hear("actor-0", b"0", 8.0).left = True
+    assert peers.any_live(8.0)
+    assert not peers.any_live(8.1)
+    assert [peer.name for peer in peers.newly_silent(20.0)] == ["actor-2"]
