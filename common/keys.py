@@ -31,6 +31,7 @@ from common.log import get_logger
 log = get_logger(__name__)
 
 LEARNER = "learner"
+REWRITTEN_SECONDS = 5.0  # between looks at every key file: a thousand take ten milliseconds
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -153,14 +154,19 @@ class KeyList:
         self._files = _listed(folder, {})
         self._names = {key: name for name, (_, key) in self._files.items()}
         self._wrong = ""  # with the list as it was read last
-        self._read_at = clock()
+        self._folder_changed = self._folder_stamp()
+        self._looked_at = self._read_at = clock()
 
     def name_of(self, public: bytes) -> str | None:
         """Who holds a key; None when it is not listed.
 
-        A removed key is unknown after a second; a new one at once (a flood of unknown keys costs 20 readings a second).
+        A removed key is unknown after a second, one whose file was overwritten after five; a new one is known at once
+        (a flood of unknown keys costs 20 readings a second).
         """
-        self._read_if_older(1.0 if public in self._names else 0.05)
+        if public in self._names:
+            self._read_if_older(1.0)
+        else:
+            self._read_if_older(0.05, whole=True)
         return self._names.get(public)
 
     def has(self, name: str) -> bool:
@@ -168,18 +174,29 @@ class KeyList:
         self._read_if_older(1.0)
         return name in self._files
 
-    def _read_if_older(self, seconds: float) -> None:
-        """Raises UsageError as long as the list on disk cannot be read whole; the one before it holds."""
+    def _read_if_older(self, seconds: float, *, whole: bool = False) -> None:
+        """Look whether a file came or went, at most once in `seconds`; and now and then, or if `whole`, at every file.
+
+        Raises UsageError as long as the list on disk cannot be read whole; the one before it holds.
+        """
         now = self._clock()
-        if now - self._read_at > seconds:
-            self._read_at = now
-            try:
-                self._files, self._wrong = _listed(self._folder, self._files), ""
-                self._names = {key: name for name, (_, key) in self._files.items()}
-            except UsageError as error:
-                self._wrong = str(error)
+        if now - self._looked_at > seconds:
+            self._looked_at, stamp = now, self._folder_stamp()
+            if whole or self._wrong or stamp != self._folder_changed or now - self._read_at > REWRITTEN_SECONDS:
+                self._folder_changed, self._read_at = stamp, now
+                try:
+                    self._files, self._wrong = _listed(self._folder, self._files), ""
+                    self._names = {key: name for name, (_, key) in self._files.items()}
+                except UsageError as error:
+                    self._wrong = str(error)
         if self._wrong:
             raise UsageError(self._wrong)
+
+    def _folder_stamp(self) -> int:
+        try:
+            return (self._folder / "actors").stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
 
 def _own_keys(folder: Path, name: str) -> KeyPair:

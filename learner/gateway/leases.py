@@ -344,9 +344,11 @@ class LeaseBook:
     def consume(self, step: int, consumed: Collection[str], passed_over: Mapping[str, str]) -> None:
         """A step is made: what it trained on, what it passed over and why; the rest of its groups is `not_trained`."""
         trained = set(consumed)
-        for group in list(self.groups):
+        # after a restart of either side a group may be ready here and consumed there
+        theirs = (self._register.leases[lease_id][0] for lease_id in consumed if lease_id in self._register.leases)
+        handed = (group for group in self._index.in_order("train", "handed") if group.step == step)
+        for group in dict.fromkeys((*handed, *theirs)):
             mine = group.survivors
-            # after a restart of either side a group may be ready here and consumed there
             if not (group.state == "handed" and group.step == step) and trained.isdisjoint(r.lease_id for r in mine):
                 continue
             for record in mine:

@@ -6,7 +6,8 @@ Light actors, all in this process, speak the real protocol over real sockets wit
 a real gateway process; a trainer takes groups and publishes versions through the trainer's port meanwhile. Every actor
 holds `--slots` leases all the time, so a thousand have 8,000 out. The work is the same at each number of actors: a
 trajectory is sent and acknowledged, a lease is asked for and granted, a heartbeat names all leases held; `--window`
-trajectories are under way at a time, of the actors whose leases are oldest.
+trajectories are under way at a time, of the actors whose leases are oldest. Each version is announced to each actor: at
+240 trajectories a step, a thousand actors get four announcements a trajectory, one actor none.
 
 raw      the same connections, messages and window against a bare pyzmq ROUTER with CURVE that answers `ok` and keeps
          nothing: what libzmq and the system alone take. Ours less raw is what our own code and SQLite take.
@@ -38,7 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 TICK = os.sysconf("SC_CLK_TCK")
 BYTES_A_TOKEN = 13  # id, mask, log-prob, version
-GROUP, GROUPS = 6, 20
+GROUP, GROUPS = 6, 40  # a step as the paper has it
 WARM_UP = 200  # trajectories before the clock starts
 PATIENCE = 60_000  # ms for an answer
 
@@ -353,7 +354,7 @@ def ours(folder, names_and_keys, options):
                 assert gateway.poll() is None, (folder / "gateway.txt").read_text()
                 time.sleep(0.01)
             ready = threading.Event()
-            trainer = threading.Thread(target=train, args=(folder, stop, ready))
+            trainer = threading.Thread(target=train, args=(folder, stop, ready), daemon=True)
             trainer.start()
             ready.wait()
             port = json.loads((folder / "gateway.json").read_text())["port"]
@@ -361,7 +362,7 @@ def ours(folder, names_and_keys, options):
             return measured(gateway.pid, (port, public), names_and_keys, Ours(options.size), options)
         finally:
             stop.set()
-            trainer.join()
+            trainer.join(30)
             gateway.terminate()
             gateway.wait()
             shutil.rmtree(folder)

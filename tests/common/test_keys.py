@@ -79,9 +79,18 @@ def test_a_list_is_read_again_where_it_changed_and_nowhere_else(tmp_path, monkey
     (tmp_path / "actors" / "actor-1.public").write_bytes(another.public + b"\n")
     seconds[0] = 2.0
     assert names.name_of(another.public) == "actor-1"
-    seconds[0] = 4.0
+    seconds[0] = 8.0
     assert [names.has(name) for name in ("actor-0", "actor-1", "another")] == [True, True, False]
     assert read == ["actor-1.public"]
+
+
+def test_a_key_that_was_overwritten_in_place_is_known_no_longer_after_five_seconds(tmp_path):
+    seconds = [0.0]
+    before = new_keys(tmp_path, "actor-0")
+    names = KeyList(tmp_path, clock=lambda: seconds[0])
+    (tmp_path / "actors" / "actor-0.public").write_bytes(new_keys(tmp_path / "elsewhere", "another").public)
+    seconds[0] = 5.1
+    assert names.name_of(before.public) is None
 
 
 def test_a_broken_list_is_told_until_it_is_mended_and_read_once_a_second_meanwhile(tmp_path, monkeypatch):
