@@ -84,13 +84,16 @@ def publish(parent: Path, manifest_without_files: Manifest, write: Callable[[Pat
     """Make a version's folder through `write(folder)` and return the manifest's digest.
 
     An existing folder of that version is replaced. Durable when it returns.
+
+    Raises:
+        RunError: the disk takes no more, or fails; nothing is left of the attempt.
     """
     version = manifest_without_files.policy_version
     target = folder_of(parent, version)
     draft = parent / f".draft-{target.name}-{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
     try:
+        draft.mkdir(parents=True)
         write(draft)
         files = {}
         for file in sorted(path for path in draft.rglob("*") if path.is_file()):
@@ -108,6 +111,10 @@ def publish(parent: Path, manifest_without_files: Manifest, write: Callable[[Pat
         sync(parent)
         for old in parent.glob(f".draft-old-{target.name}-*"):
             shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise RunError(
+            f"{target}: version {version} cannot be written: {error.strerror}; make room on its disk, then --resume"
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return hashlib.sha256(text).hexdigest()

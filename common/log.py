@@ -26,6 +26,7 @@ class _Fork:
 
     def __init__(self, descriptor: int | None, stream: TextIO | None) -> None:
         self._descriptor = descriptor
+        self._torn = False  # the last line was written in part
         self._stream = stream
         self._json = structlog.processors.JSONRenderer(default=repr)
         self._console = structlog.dev.ConsoleRenderer(colors=bool(stream and stream.isatty()), pad_event_to=24)
@@ -34,8 +35,9 @@ class _Fork:
         if self._descriptor is not None:
             # one write a line: a forked child, like vLLM's engine, appends to the same file
             line = str(self._json(logger, method, dict(event))) + "\n"
+            data = b"\n" * self._torn + line.encode()
             with contextlib.suppress(OSError):  # a full disk costs lines of the log, not the process
-                os.write(self._descriptor, line.encode())
+                self._torn = os.write(self._descriptor, data) < len(data)
         if self._stream is None:
             raise structlog.DropEvent
         render = self._console if self._stream.isatty() else self._json

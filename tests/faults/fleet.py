@@ -75,7 +75,7 @@ class Fleet:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         for name in ("learner", *self.actors):
             new_keys(folder / "keys", name)
-        self.run.mkdir()
+        self.run.mkdir(exist_ok=True)
         (folder / "out").mkdir()
         (folder / "train.txt").write_text("\n".join(TASKS))
         small = {"train_tasks": str(folder / "train.txt"), "steps": steps, "groups_per_step": 2, "group_size": 3}
