@@ -21,7 +21,7 @@ from actor.verification import NOTE, identity, note_verified, noted, verified
 from actor.version_folders import VersionFolders, bytes_in
 from common.checkpoint import MANIFEST, Manifest, read_manifest, sync
 from common.errors import RunError
-from common.log import get_logger
+from common.log import Reminder, get_logger
 from common.messages import FileChunk
 from common.wire import CHUNK_BYTES
 
@@ -29,6 +29,7 @@ log = get_logger(__name__)
 LARGEST_MANIFEST = 16 << 20
 ATTEMPTS = 4  # at a folder that is whole
 LOOK_AGAIN, SAY_EVERY = 2.0, 60.0  # seconds, while there is no room
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Files(Protocol):
@@ -62,23 +63,36 @@ class Downloads:
         if not digest:
             text = await self._manifest_text(version)
             digest = hashlib.sha256(text).hexdigest()
-        try:
-            for _ in range(ATTEMPTS):
-                folder = self._folders.use(version, digest)
-                if folder is not None:
-                    try:
-                        return folder, await self._verified(folder, digest), digest
-                    except RunError as error:
-                        # what a crash of the machine left may be torn
-                        log.warning("version_fetched_again", policy_version=version, reason=str(error))
-                        await asyncio.to_thread(self._folders.discard, folder)
-                async with self._folders.draft(version, digest) as draft:
-                    if draft is not None:
-                        manifest = await self._manifest(version, digest, draft, text)
-                        await self._download(version, manifest, draft, is_wanted)
-                        self._folders.finish(draft, version, digest)
-        except OSError as error:
-            raise RunError(f"version {version}: {error.filename or 'its files'}: {error.strerror}") from error
+        reminder = Reminder(time.monotonic, SAY_EVERY)
+        while True:
+            try:
+                return await self._fetched(version, digest, text, is_wanted)
+            except OSError as error:
+                what = f"version {version}: {error.filename or 'its files'}: {error.strerror}"
+                if error.errno not in FULL or not is_wanted():
+                    raise RunError(what) from error
+                if reminder.is_due():
+                    # not even a folder for it, or its manifest: no failure of the version's
+                    log.error("no_room_for_version", policy_version=version, reason=f"{what}: make room there")
+            await asyncio.sleep(LOOK_AGAIN)
+
+    async def _fetched(
+        self, version: int, digest: str, text: bytes, is_wanted: Callable[[], bool]
+    ) -> tuple[Path, Manifest, str]:
+        for _ in range(ATTEMPTS):
+            folder = self._folders.use(version, digest)
+            if folder is not None:
+                try:
+                    return folder, await self._verified(folder, digest), digest
+                except RunError as error:
+                    # what a crash of the machine left may be torn
+                    log.warning("version_fetched_again", policy_version=version, reason=str(error))
+                    await asyncio.to_thread(self._folders.discard, folder)
+            async with self._folders.draft(version, digest) as draft:
+                if draft is not None:
+                    manifest = await self._manifest(version, digest, draft, text)
+                    await self._download(version, manifest, draft, is_wanted)
+                    self._folders.finish(draft, version, digest)
         raise RunError(f"version {version}: what was written is not what is read, {ATTEMPTS} times: is the disk sound?")
 
     async def remove(self, version: int, digest: str) -> None:
@@ -141,7 +155,7 @@ class Downloads:
                     await self._one_file(version, name, manifest, target)
                 break
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in FULL:
                     raise
                 log.error("disk_full", policy_version=version, folder=str(draft), reason=error.strerror)
                 await asyncio.sleep(LOOK_AGAIN)

@@ -18,6 +18,7 @@ from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, publish, pub
 from common.prompt import Prompt
 from learner.trainer.card import CARD
 from learner.trainer.model import DTYPES, Policy
+from learner.trainer.saving import saving
 
 # what a policy needs besides its weights; copied byte by byte, so that no tokenizer is ever written anew
 COMPANIONS = (
@@ -63,7 +64,7 @@ def publish_version(policy: Policy, parent: Path, start: Path, manifest: Manifes
         manifest: but for its files.
         card: the text of its README.md.
 
-    Every rank calls it; rank 0 writes, the others return an empty digest.
+    Every rank calls it; rank 0 writes, the others return an empty digest. Raises RunError: the disk takes no more.
     """
     weights = _published_weights(policy) if manifest.policy_version > 0 else {}
     if not policy.ranks.is_first:
@@ -82,7 +83,8 @@ def publish_version(policy: Policy, parent: Path, start: Path, manifest: Manifes
             write_companions(start, folder)
         (folder / CARD).write_text(card, encoding="utf-8")  # instead of peft's empty form
 
-    return publish(parent, manifest, write)
+    with saving(parent):
+        return publish(parent, manifest, write)
 
 
 def manifest_of(policy: Policy, *, run_id: str, policy_version: int, step: int, tokens: list[int]) -> Manifest:

@@ -25,6 +25,7 @@ from common.errors import RunError, UsageError
 from learner.trainer.model import Policy
 from learner.trainer.optimizer import Optimizer
 from learner.trainer.ranks import share_of
+from learner.trainer.saving import saving
 
 STATE = "state.json"
 WEIGHTS, MOMENTS = "weights.safetensors", "optimizer.safetensors"
@@ -63,29 +64,34 @@ class TrainerState(BaseModel):
 
 
 def save_state(parent: Path, state: TrainerState, policy: Policy, optimizer: Optimizer) -> Path:
-    """Write a state's folder below `parent`; durable when it returns. Every rank calls it, rank 0 writes."""
+    """Write a state's folder below `parent`; durable when it returns. Every rank calls it, rank 0 writes.
+
+    Raises:
+        RunError: the disk takes no more, or another trainer wrote the state.
+    """
     target = folder_of_step(parent, state.step)
     weights, moments = policy.ranks.whole(policy.trainable()), policy.ranks.whole(optimizer.tensors())
     if not policy.ranks.is_first:
         return target
     draft = parent / f".draft-{target.name}-{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
     try:
-        save_file(weights, draft / WEIGHTS)
-        save_file(moments, draft / MOMENTS)
-        files = {}
-        for name in (WEIGHTS, MOMENTS):
-            sync(draft / name)
-            files[name] = FileEntry(size=(draft / name).stat().st_size, sha256=sha256_of(draft / name))
-        text = state.model_copy(update={"files": files}).model_dump_json(indent=1)
-        (draft / STATE).write_text(text, encoding="utf-8")
-        sync(draft / STATE)
-        sync(draft)
-        if target.exists():
-            raise RunError(f"{target}: exists already: two trainers in one run folder? Stop one of them")
-        draft.rename(target)
-        sync(parent)
+        with saving(parent):
+            draft.mkdir(parents=True)
+            save_file(weights, draft / WEIGHTS)
+            save_file(moments, draft / MOMENTS)
+            files = {}
+            for name in (WEIGHTS, MOMENTS):
+                sync(draft / name)
+                files[name] = FileEntry(size=(draft / name).stat().st_size, sha256=sha256_of(draft / name))
+            text = state.model_copy(update={"files": files}).model_dump_json(indent=1)
+            (draft / STATE).write_text(text, encoding="utf-8")
+            sync(draft / STATE)
+            sync(draft)
+            if target.exists():
+                raise RunError(f"{target}: exists already: two trainers in one run folder? Stop one of them")
+            draft.rename(target)
+            sync(parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target

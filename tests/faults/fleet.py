@@ -126,6 +126,9 @@ class Fleet:
         self._processes.pop(name)
         return code
 
+    def has_ended(self, name: str) -> bool:
+        return self._processes[name].poll() is not None
+
     def pid(self, name: str) -> int:
         return self._processes[name].pid
 

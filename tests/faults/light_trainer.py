@@ -80,10 +80,13 @@ class LightTrainer:
     def _save(self, state: dict) -> None:
         file = self._folder / "state" / f"step{state['step']:06d}.json"
         draft = file.with_suffix(".draft")
-        draft.write_text(json.dumps(state))
-        sync(draft)
-        draft.rename(file)
-        sync(file.parent)
+        try:
+            draft.write_text(json.dumps(state))
+            sync(draft)
+            draft.rename(file)
+            sync(file.parent)
+        except OSError as error:
+            raise RunError(f"{file}: cannot be written: {error.strerror}; make room, then --resume") from error
         self._state = state
 
     def _tell_version(self) -> None:

@@ -1,4 +1,4 @@
-"""Disks that are full for a while: each says so, nothing acknowledged is lost, and the run goes on when there is room."""
+"""Disks that are full for a while: each says so, nothing acknowledged is lost, the run goes on when there is room."""
 
 from aftermath import assert_it_goes_on_and_ends_well, assert_the_promises_hold
 from fleet import Fleet
@@ -10,6 +10,17 @@ from common.checkpoint import folder_of, published_versions, verify
 def granted(fleet, actor):
     """Leases ever granted to an actor, count."""
     return fleet.rows(f"SELECT COUNT(*) FROM leases WHERE actor = '{actor}'")[0][0]
+
+
+def unanswered(fleet, actor):
+    """What an actor has finished and spooled, and has no ack of."""
+    return {seen["trajectory"] for seen in fleet.seen(actor, "spooled")} - {
+        seen["trajectory"] for seen in fleet.seen(actor, "ack")
+    }
+
+
+def held_by(fleet, actor):
+    return fleet.rows(f"SELECT lease_id FROM leases WHERE state = 'leased' AND actor = '{actor}'")
 
 
 def test_an_actor_whose_spool_is_on_a_full_disk_waits_with_what_it_finished(tmp_path):
@@ -24,18 +35,17 @@ def test_an_actor_whose_spool_is_on_a_full_disk_waits_with_what_it_finished(tmp_
         said = fleet.until_logged("actor-0", "spool_takes_no_more")
         assert str(disk.folder) in said["file"]
         assert "full" in said["reason"] or "space" in said["reason"]
-        # told to the learner too; and no more is taken on than waits already
-        fleet.until_logged("gateway", "actor_waits", actor="actor-0")
+        # no more is taken on than waits already
+        fleet.until(lambda: len(held_by(fleet, "actor-0")) == slots, "a lease a slot")
         before = granted(fleet, "actor-0")
-        fleet.until_logged("actor-0", "spool_takes_no_more", count=2)
+        arrived = len(fleet.seen("actor-1", "ack"))
+        fleet.until(lambda: len(fleet.seen("actor-1", "ack")) > arrived, "more of the other actor")
         assert granted(fleet, "actor-0") == before
-        waiting = fleet.rows("SELECT lease_id FROM leases WHERE state = 'leased' AND actor = 'actor-0'")
-        assert len(waiting) == slots
+        waiting = held_by(fleet, "actor-0")
         disk.empty()
         fleet.until(lambda: granted(fleet, "actor-0") > before, "more leases")
         assert_it_goes_on_and_ends_well(fleet)
-        arrived = fleet.rows("SELECT trajectory_id FROM trajectories")
-        assert set(waiting) <= set(arrived)
+        assert {row[0] for row in waiting} <= {ack["trajectory"] for ack in fleet.seen("actor-0", "ack")}
         assert fleet.events("gateway", "lease_lapsed") == []
 
 
@@ -70,3 +80,50 @@ def test_a_learner_whose_checkpoints_are_on_a_full_disk_ends_with_one_line_and_g
         fleet.start("learner")
         assert_it_goes_on_and_ends_well(fleet)
         assert fleet.steps() >= steps + 2
+
+
+def test_a_gateway_whose_ledger_is_on_a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(tmp_path):
+    with small_disk(tmp_path / "learner", 8) as disk:
+        for name in ("checkpoints", "logs", "state"):  # on another disk
+            (tmp_path / "elsewhere" / name).mkdir(parents=True)
+            (disk.folder / name).symlink_to(tmp_path / "elsewhere" / name)
+        with Fleet(tmp_path, seed=4, light={"turn_tokens": 200}) as fleet:
+            fleet.start()
+            fleet.until_steps(1)
+            disk.fill()
+            said = fleet.until_logged("gateway", "disk_full")
+            assert f"make room in {disk.folder}" in said["told"]
+            for actor in fleet.actors:
+                fleet.until_logged(actor, "request_repeated", kind="frame")
+            acks = {actor: fleet.seen(actor, "ack") for actor in fleet.actors}
+            arrived = fleet.rows("SELECT COUNT(*) FROM trajectories")
+            for actor in fleet.actors:
+                fleet.until_logged(actor, "request_repeated", count=2, kind="frame")
+            assert {actor: fleet.seen(actor, "ack") for actor in fleet.actors} == acks
+            assert fleet.rows("SELECT COUNT(*) FROM trajectories") == arrived
+            disk.empty()
+            fleet.until_logged("gateway", "disk_has_room")
+            waiting = {actor: unanswered(fleet, actor) for actor in fleet.actors}
+            assert all(waiting.values())
+            fleet.until(lambda: not any(waiting[a] & unanswered(fleet, a) for a in fleet.actors), "their acks")
+            assert_it_goes_on_and_ends_well(fleet)
+
+
+def test_a_learner_whose_whole_folder_is_on_a_full_disk_goes_on_when_there_is_room_or_with_resume(tmp_path):
+    with small_disk(tmp_path / "learner", 8) as disk, Fleet(tmp_path, seed=5) as fleet:
+        fleet.start("learner", *fleet.actors)
+        fleet.until_steps(1)
+        disk.fill()
+        # the gateway takes nothing more and waits; only a trainer that was just about to save ends, and the learner
+        # with it. The logs are on the full disk too: that the run stands still is seen from the actors
+        for actor in fleet.actors:
+            fleet.until_logged(actor, "request_repeated", count=2, kind="frame")
+        waiting = {actor: unanswered(fleet, actor) for actor in fleet.actors}
+        assert all(waiting.values())
+        disk.empty()
+        if fleet.has_ended("learner"):
+            assert fleet.ended("learner") == 1
+            assert "make room on its disk" in fleet.printed("learner")
+            fleet.start("learner")
+        fleet.until(lambda: not any(waiting[a] & unanswered(fleet, a) for a in fleet.actors), "their acks")
+        assert_it_goes_on_and_ends_well(fleet)

@@ -3,11 +3,14 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
+from small_disk import small_disk
 from trainer_building import FakeGateway, make_model_folder, random_groups
 
 from common.config import RunConfig
+from common.errors import RunError
 from learner.config import LearnerConfig
 from learner.trainer.loop import Trainer
 from learner.trainer.resume import MOMENTS, WEIGHTS, folder_of_step
@@ -57,3 +60,18 @@ def test_a_resumed_run_with_dropout_ends_bit_for_bit_as_one_that_was_not_stopped
     # and dropout is at work: without it the run goes elsewhere
     train(tmp_path / "without", base, steps=STEPS, dropout=0.0)
     assert not same_bits(tensors_after(tmp_path / "without", STEPS), expected)
+
+
+@pytest.mark.parametrize("full", ["state", "checkpoints"])
+def test_a_full_disk_ends_the_trainer_with_one_line_and_it_goes_on_bit_for_bit(tmp_path, full):
+    base = make_model_folder(tmp_path / "base")
+    train(tmp_path / "straight", base, steps=STEPS, dropout=0.0)
+    with small_disk(tmp_path / "stopped" / full, 16) as disk:
+        train(tmp_path / "stopped", base, steps=1, dropout=0.0)
+        disk.fill()
+        with pytest.raises(RunError, match=f"{full}.* cannot be written: .*No space left.*make room on its disk"):
+            train(tmp_path / "stopped", base, steps=STEPS, dropout=0.0)
+        assert not list(disk.folder.glob(".draft-*"))
+        disk.empty()
+        train(tmp_path / "stopped", base, steps=STEPS, dropout=0.0)
+        assert same_bits(tensors_after(tmp_path / "stopped", STEPS), tensors_after(tmp_path / "straight", STEPS))
