@@ -113,7 +113,7 @@ def publish(parent: Path, manifest_without_files: Manifest, write: Callable[[Pat
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise RunError(
-            f"{target}: version {version} cannot be written: {error.strerror}; make room on its disk, then --resume"
+            f"{target}: version {version} cannot be written: {error.strerror or error}; make room on its disk, then --resume"
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

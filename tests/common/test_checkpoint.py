@@ -82,7 +82,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
         write(folder)
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunError, match="disk full"):
         publish(tmp_path, draft(1), fail)
     assert list(tmp_path.iterdir()) == []
 
