@@ -112,9 +112,8 @@ def publish(parent: Path, manifest_without_files: Manifest, write: Callable[[Pat
         for old in parent.glob(f".draft-old-{target.name}-*"):
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise RunError(
-            f"{target}: version {version} cannot be written: {error.strerror or error}; make room on its disk, then --resume"
-        ) from error
+        reason = error.strerror or error
+        raise RunError(f"{target}: cannot be written: {reason}; make room on its disk, then --resume") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return hashlib.sha256(text).hexdigest()
