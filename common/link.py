@@ -172,6 +172,9 @@ class ActorLink:
             channel = Channel(client_socket(self._context, self._keys, self._endpoint, 256), self._hear)
             try:
                 answer = await channel.ask(encode(self._hello()), patience)
+                if isinstance(answer, Welcome):
+                    self._take(answer)
+                    return channel
             except TimeoutError:
                 broken = channel.broken
                 channel.close()
@@ -182,9 +185,6 @@ class ActorLink:
             except BaseException:
                 channel.close()
                 raise
-            if isinstance(answer, Welcome):
-                self._take(answer)
-                return channel
             channel.close()
             if not isinstance(answer, Refused) or not answer.temporary:
                 reason = answer.reason if isinstance(answer, Refused | Unreadable) else f"answered {_kind_of(answer)}"

@@ -61,9 +61,11 @@ def client_socket(
     if keys is not None:
         socket.curve_publickey, socket.curve_secretkey = keys.own.public, keys.own.secret
         socket.curve_serverkey = keys.learner_public
+    socket.get_monitor_socket(WATCHED)  # before there is anything to hear; `connection_events` gets the same one
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
+        socket.disable_monitor()
         socket.close()
         raise UsageError(f"{endpoint}: cannot be connected to: {error.strerror}; see link.host, link.port") from None
     return socket

@@ -147,7 +147,7 @@ def test_a_key_listed_later_is_let_in_without_a_restart(keys):
             with pytest.raises(RunError):
                 await link.connect()
             hidden.rename(public)
-            there.gatekeeper._keys._read_at = -1e9
+            there.gatekeeper._keys._looked_at = -1e9
             async with actor(keys, there.port) as again:
                 assert await again.connect() == WELCOME
 
