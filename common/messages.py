@@ -141,24 +141,25 @@ class Trajectory(Message):
                 raise ValueError(f"{name}: {len(getattr(self, name))} bytes for {count} tokens of 4 bytes")
         if len(self.turn_bytes) % 8:
             raise ValueError(f"turn_bytes: {len(self.turn_bytes)} bytes are not pairs of int32")
-        if max(self.sampled_bytes) > 1:
+        mask, log_probs = np.frombuffer(self.sampled_bytes, "u1"), self.log_probs
+        if mask.max() > 1:
             raise ValueError("sampled_bytes: a mask holds 0 and 1 alone")
-        if not self.sampled.any():
+        if not mask.any():
             raise ValueError("sampled_bytes: no token was sampled")
-        if not np.isfinite(self.log_probs).all() or (self.log_probs > 1e-3).any():
+        # NaN is below nothing, and the largest of anything with NaN is NaN
+        if not log_probs.max() <= 1e-3 or log_probs.min() == -np.inf:
             raise ValueError("log_prob_bytes: a log-prob is not finite or above 0")
-        if (self.tokens < 0).any():
+        if self.tokens.min() < 0:
             raise ValueError("token_bytes: a token id is negative")
-        if ((self.versions >= 0) != self.sampled).any():
+        if ((self.versions >= 0).view("u1") != mask).any():
             raise ValueError("version_bytes: versions must stand at the sampled tokens and -1 elsewhere")
         bounds = self.turns.reshape(-1)
         if (np.diff(bounds, prepend=0, append=count) < 0).any():
             raise ValueError("turn_bytes: turns must be ordered and within the trajectory")
-        edges = np.zeros(count + 1, np.int32)
+        edges = np.zeros(count + 1, np.int8)  # ordered turns do not overlap: the sums are 0 and 1, in any modulus
         np.add.at(edges, self.turns[:, 0], 1)
         np.add.at(edges, self.turns[:, 1], -1)
-        covered = np.cumsum(edges[:-1]) > 0
-        if (covered != self.sampled).any():
+        if (np.cumsum(edges[:-1], dtype=np.int8).view("u1") != mask).any():
             raise ValueError("turn_bytes: turns must cover the sampled tokens exactly")
         return self
 
