@@ -6,13 +6,16 @@ whole     an actor process with its real `Outbox` and `ActorLink`, `--window` ep
           a real gateway process checks, journals with fsync, acknowledges; off the spool. Both disks are the same one.
 drained   the same from a spool that was filled before: what the learner's disk and both processes do, without the
           actor's first write.
+compressed  `whole` with link.compression zstd; megabytes are those before compression, `share` is what is left of them.
 pyzmq     ROUTER and DEALER with CURVE, a process each, an ack per message, window 32; nothing is looked at or kept.
 disk      write and fsync, one after the other: a file of its own for each blob, and appended to one file.
 
-All on `--folder` (a real disk, not tmpfs: the default is this repository's folder), in the same run, one after
-the other. `goal` is at each size what `whole` and `drained` have of the slower of pyzmq and disk (the better of its two
-ways): 0.5 is asked for. Trajectories hold Zipf-distributed token ids, log-probs of sampled tokens (three in ten) and
-versions, so that compression meets what it meets in a run. Processor milliseconds are the process's own, all threads.
+All on `--folder` (a real disk, not tmpfs: the default is this repository's folder), in the same run, one after the
+other; pyzmq and disk before and after ours, the mean of both, since neighbours come and go. `goal` is at each size what
+the others have of the slower of pyzmq and disk (a file each, the rate of fsyncs of blobs; `goal_appended`: appended to
+one file, where the disk is at its best): 0.5 is asked for. Trajectories hold Zipf-distributed token ids, log-probs of
+sampled tokens (three in ten) and versions, so that compression meets what it meets in a run. Processor milliseconds are
+the process's own, all threads.
 """
 
 import argparse
@@ -32,9 +35,10 @@ sys.path.insert(0, str(ROOT))
 
 TICK = os.sysconf("SC_CLK_TCK")
 WINDOW = 32
+OURS = ("whole", "drained", "compressed")
 GROUP = 8
 BYTES_A_TOKEN = 13  # id, mask, log-prob, version
-LEAST, MOST = 40, 2000  # trajectories of a size
+LEAST, MOST = 40, 1000  # trajectories of a size
 
 
 def cpu_seconds(pid):
@@ -126,8 +130,16 @@ def disk(folder, size, count):
     return {"file_each": each, "appended": appended}
 
 
+def mean(measured):
+    """Of several runs of the same: as if they were one."""
+    count, seconds = sum(one["count"] for one in measured), sum(one["seconds"] for one in measured)
+    size = measured[0]["bytes"]
+    return figures(size, count, seconds)
+
+
 def figures(size, count, seconds):
     return {
+        "bytes": size,
         "count": count,
         "seconds": round(seconds, 3),
         "per_second": round(count / seconds, 1),
@@ -176,7 +188,7 @@ async def send_all(options):
     from common.link import ActorLink
     from common.messages import PROTOCOL_VERSION, Goodbye, Hello, LeaseRequest
     from common.prompt import form_digest
-    from common.wire import schema_digest
+    from common.wire import encode, schema_digest
 
     where = json.loads((options.folder / "gateway.json").read_text())
     config = LinkConfig(port=where["port"], files_port=where["files_port"], keys=options.folder / "keys")
@@ -198,7 +210,16 @@ async def send_all(options):
         for number, lease in enumerate(leases)
     ]
     acks = []
-    outbox = Outbox(options.folder / "spool.sqlite", welcome.run_id, link.request, acks.append)
+    outbox = Outbox(
+        options.folder / "spool.sqlite",
+        welcome.run_id,
+        link.request,
+        acks.append,
+        credit_bytes=welcome.credit_bytes,
+        compress=options.compressed,
+    )
+    link.on_credit = outbox.grant
+    bare = sum(len(encode(one)) for one in made)
 
     async def episodes(each):
         for finished in each:
@@ -221,10 +242,11 @@ async def send_all(options):
     await link.request(Goodbye(reason="done"))
     await link.close()
     outbox.close()
-    return {"seconds": seconds, "processor_seconds": worked}
+    sent = sum(file.stat().st_size for file in (options.folder / "journal").iterdir())
+    return {"seconds": seconds, "processor_seconds": worked, "share": round(sent / bare, 3)}
 
 
-def ours(folder, size, count, *, drained):
+def ours(folder, size, count, *flags):
     """A gateway and an actor, a process each, on a run folder of their own."""
     import yaml
 
@@ -246,7 +268,7 @@ def ours(folder, size, count, *, drained):
     tree = {"run": {"folder": str(folder)}, "link": link, "learner": {"rollout": rollout}}
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
     command = [sys.executable, "-m", "learner.gateway.service", "--config", str(folder / "config.yaml")]
-    words = ["--folder", folder, "--size", size, "--count", count, *(["--drained"] if drained else [])]
+    words = ["--folder", folder, "--size", size, "--count", count, *flags]
     with (folder / "gateway.txt").open("w") as told:
         gateway = subprocess.Popen(command, cwd=ROOT, stderr=told)
         try:
@@ -270,6 +292,7 @@ def ours(folder, size, count, *, drained):
     shutil.rmtree(folder)
     return {
         **figures(size, count, sent["seconds"]),
+        "share": sent["share"],
         "gateway_processor_ms": round(1e3 * worked / count, 3),
         "actor_processor_ms": round(1e3 * sent["processor_seconds"] / count, 3),
         "gateway_peak_megabytes": round(peak, 1),
@@ -281,15 +304,20 @@ def run(options):
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-link-") as scratch:
         for size in map(int, options.sizes.split(",")):
             count = count_of(size, options.megabytes)
+            place = Path(scratch)
+            raw, synced = [pyzmq(size, count)], [disk(place, size, count)]
             one = {
-                "whole": ours(Path(scratch) / "whole", size, count, drained=False),
-                "drained": ours(Path(scratch) / "drained", size, count, drained=True),
-                "pyzmq": pyzmq(size, count),
-                "disk": disk(Path(scratch), size, count),
+                "whole": ours(place / "whole", size, count),
+                "drained": ours(place / "drained", size, count, "--drained"),
+                "compressed": ours(place / "compressed", size, count, "--compressed"),
             }
-            synced = max(way["megabytes_per_second"] for way in one["disk"].values())
-            slower = min(synced, one["pyzmq"]["megabytes_per_second"])
-            one["goal"] = {name: round(one[name]["megabytes_per_second"] / slower, 2) for name in ("whole", "drained")}
+            raw.append(pyzmq(size, count))
+            synced.append(disk(place, size, count))
+            one["pyzmq"] = mean(raw)
+            one["disk"] = {way: mean([each[way] for each in synced]) for way in synced[0]}
+            for goal, way in (("goal", "file_each"), ("goal_appended", "appended")):
+                slower = min(one["disk"][way]["megabytes_per_second"], one["pyzmq"]["megabytes_per_second"])
+                one[goal] = {name: round(one[name]["megabytes_per_second"] / slower, 2) for name in OURS}
             result[str(size)] = one
             if not options.json:
                 tell(size, one)
@@ -300,11 +328,11 @@ def tell(size, one):
     print(
         f"{size} bytes a trajectory, {one['whole']['count']} of them; asked for is 0.5 of the slower of pyzmq and disk"
     )
-    rows = {name: one[name] for name in ("whole", "drained", "pyzmq")}
+    rows = {name: one[name] for name in (*OURS, "pyzmq")}
     rows |= {f"disk, {name}": way for name, way in one["disk"].items()}
     for name, row in rows.items():
-        share = f"  {one['goal'][name]} of the slower" if name in one["goal"] else ""
-        work = "".join(f"  {key} {row[key]}" for key in row if key.endswith(("_ms", "peak_megabytes")))
+        share = f"  {one['goal'][name]} ({one['goal_appended'][name]}) of the slower" if name in one["goal"] else ""
+        work = "".join(f"  {key} {row[key]}" for key in row if key.endswith(("_ms", "peak_megabytes", "share")))
         speed = f"{row['per_second']:>9.1f}/s {row['megabytes_per_second']:>8.1f} MB/s"
         print(f"  {name:<16} {speed}{share}{work}", flush=True)
 
@@ -317,6 +345,7 @@ def main():
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--actor", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--drained", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--compressed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
