@@ -98,7 +98,7 @@ class Segments:
             self._file(self._current).unlink(missing_ok=True)
             self._current -= 1
         self._end = self._settled
-        if self._descriptor is not None:
+        if self._current and _size_of(self._file(self._current)) > self._end:
             os.truncate(self._file(self._current), self._end)
 
     def read(self, place: Place) -> bytes:

@@ -133,6 +133,7 @@ class Ledger:
 
     def __init__(self, file: Path) -> None:
         self._database = open_database(file)
+        self._facts: dict[str, str] = {}  # nobody else writes them
         query = "SELECT segment, MAX(offset + length) FROM trajectories GROUP BY segment"
         self._frames = Segments(file.parent / "journal", dict(self._database.execute(query).fetchall()))
         if self._frames.damaged:
@@ -203,6 +204,7 @@ class Ledger:
         """One fact of the run."""
         self._begin()
         self._database.execute("INSERT OR REPLACE INTO run VALUES (?,?)", (key, value))
+        self._facts[key] = value
 
     def publish(self, version: Version, trained: int, passed_over: int) -> None:
         """A version, and the step that made it."""
@@ -243,6 +245,7 @@ class Ledger:
         """Take back what was not committed; for when the disk takes no more."""
         if self._database.in_transaction:
             self._database.execute("ROLLBACK")
+        self._facts.clear()
         self._frames.cut()
 
     def close(self) -> None:
@@ -257,8 +260,12 @@ class Ledger:
     # --- reading
 
     def fact(self, key: str) -> str | None:
-        row = self._database.execute("SELECT value FROM run WHERE key=?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        if key not in self._facts:
+            row = self._database.execute("SELECT value FROM run WHERE key=?", (key,)).fetchone()
+            if row is None:
+                return None
+            self._facts[key] = str(row[0])
+        return self._facts[key]
 
     def lease_state(self, lease_id: str) -> tuple[LeaseState, str] | None:
         """State and reason of any lease ever granted."""

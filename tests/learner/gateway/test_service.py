@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 
 import pytest
-from gateway_builders import actor_link, make_hello, make_keys, make_run, roll_out
+from gateway_builders import actor_link, make_hello, make_keys, make_run, make_trajectory, roll_out
 from structlog.testing import capture_logs
 
 from common.checkpoint import Manifest, Probe, publish
@@ -19,6 +19,7 @@ from common.keys import actor_keys
 from common.link import ActorLink
 from common.messages import Heartbeat, HeartbeatReply, LeaseGrant, LeaseRequest
 from common.metrics import MetricsReader
+from common.wire import decode, encode
 from learner.gateway.books import books
 from learner.gateway.ledger import Version, open_database
 from learner.gateway.service import Gateway, opened
@@ -270,5 +271,19 @@ def test_a_stalled_trainer_stalls_no_actor(tmp_path: Path) -> None:
             assert answered > 10
             assert "9 groups" in (await parked).reason
             port.close()
+
+    run_within(check())
+
+
+def test_a_compressed_trajectory_is_journalled_as_it_came(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path, "actor-0") as (gateway, link, _), actor_link(link) as actor:
+            grant = await actor.request(LeaseRequest(count=1))
+            trajectory = make_trajectory(grant.leases[0], prompt=1000)
+            frame = encode(trajectory, compress=True)
+            assert len(frame) < len(encode(trajectory)) / 2
+            assert (await actor.request(frame)).outcome == "ok"
+            assert gateway._run.ledger.frames([trajectory.trajectory_id]) == [frame]
+            assert decode(frame) == trajectory
 
     run_within(check())
