@@ -116,14 +116,15 @@ class LinkConfig(Section):
     @model_validator(mode="after")
     def stays_on_this_machine(self) -> Self:
         """An insecure link is for loopback alone."""
-        if self.insecure and not _is_loopback(self.host):
+        if self.insecure and not is_loopback(self.host):
             raise ValueError(f"insecure is for loopback alone, not for host {self.host}: make keys (`loop keys new`)")
         if self.memory_megabytes < self.peer_megabytes:
             raise ValueError("memory_megabytes must not be below peer_megabytes")
         return self
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address or name means this machine alone."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

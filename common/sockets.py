@@ -8,7 +8,6 @@ insecure link (loopback alone) has no keys, and nobody to vouch for a name.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import struct
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -19,6 +18,7 @@ import zmq.asyncio
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
+from common.config import is_loopback
 from common.errors import UsageError
 from common.keys import ActorKeys, KeyList, KeyPair, fingerprint
 from common.log import Reminder, get_logger
@@ -206,7 +206,7 @@ class Gatekeeper:
         version, request_id, domain, address, _, mechanism, *credentials = frames
         name, public = None, b""
         if self._keys is None:
-            name = "" if mechanism == b"NULL" and ipaddress.ip_address(address.decode()).is_loopback else None
+            name = "" if mechanism == b"NULL" and is_loopback(address.decode(errors="replace")) else None
         elif mechanism == b"CURVE" and domain == DOMAIN and len(credentials) == 1 and len(credentials[0]) == 32:
             public = z85.encode(credentials[0])
             name = self._name_of(public)

@@ -20,6 +20,7 @@ FIRST_WORD_SECONDS = 10.0  # from connecting to the first message
 MOST_OF_A_NAME = 4  # connections of one name to one port: a fresh one beside some that are not known to be dead yet
 MOST_UNHEARD = 8  # handshakes of one name in `FIRST_WORD_SECONDS` that no message followed
 LOOK_CLOSER = 4 << 20  # held: from here on, what lies in the kernel is asked for and taken off
+SMALL = 64 << 10  # held: nothing is won by a cut
 RETAINED_SECONDS = 5.0  # that the queue of a closed connection counts for, at most
 MOST_CLOSED = 4096  # closed connections whose messages may still come
 
@@ -192,7 +193,8 @@ class Connections:
         for connection in list(self._strangers.values()):
             if now - connection.since <= FIRST_WORD_SECONDS:
                 break
-            reason = f"no handshake and first message within {FIRST_WORD_SECONDS:.0f} s: no actor behaves so"
+            within = f"no handshake and first message within {FIRST_WORD_SECONDS:.0f} s"
+            reason = f"{within}: no actor behaves so; if there is one at that address, see its log"
             cuts.append(self._cut(connection, "silent", reason))
         return cuts
 
@@ -216,7 +218,8 @@ class Connections:
         retained = max(0, min(self._retained(now), grown - total))  # no more than there is
         for connection in kept:
             # a queue of whole messages stays until it was read, cut or not: it counts against a peer's bound on top
-            if total <= memory_bytes and total + retained <= memory_bytes + peer_bytes:
+            fits = total + retained <= memory_bytes + peer_bytes or connection.held < SMALL
+            if total <= memory_bytes and fits:
                 break
             if connection.cut_for:
                 continue

@@ -229,7 +229,7 @@ class Guard:
             self.cuts += 1
             name = connection.name
             if not name and cut.kind in ("peer_memory", "memory"):
-                name = "one of " + ", ".join(self._connections.unheard_names)
+                name = " or ".join(self._connections.unheard_names)
             who = {"actor": name, "address": connection.tap.address, "port": connection.port}
             self._say(cut.kind, connection.name, "connection_cut", **who, reason=cut.reason)
 

@@ -1,19 +1,25 @@
 """A listed peer that means ill: the gateway stays within its bounds, names whom it cuts, and honest actors work on."""
 
+import asyncio
 import contextlib
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 import zmq
 from aftermath import assert_it_goes_on_and_ends_well
 from fleet import Fleet
+from gateway_builders import make_keys, make_run
 from hostile import Hostile, listed, memory
 
 from common.checkpoint import MANIFEST
+from common.config import LinkConfig
+from common.keys import actor_keys
 from common.messages import FileRequest, LeaseRequest
 from common.wire import encode
+from learner.gateway.service import opened
 
 PEER = MEMORY = 96 << 20
 # what is in hand besides the queues: a batch of two of the largest messages, the one of them that is being read twice
@@ -77,7 +83,7 @@ def test_a_message_without_an_end_is_cut(fleet, frame_bytes):
         fleet.until_steps(1)
         assert_within_bounds(fleet, base)
     cut = fleet.events("gateway", "connection_cut")[0]
-    assert cut["actor"] == "one of mallory"
+    assert cut["actor"] == "mallory"
     assert "MiB wait here for it, allowed are 96" in cut["reason"]
     assert_it_goes_on_and_ends_well(fleet, steps=1)
 
@@ -120,3 +126,45 @@ def test_hundreds_of_connections_of_one_name_leave_it_four(fleet):
     cut = fleet.events("gateway", "connection_cut")[0]
     assert cut["reason"].startswith("4 connections to a port are an actor's limit")
     assert_it_goes_on_and_ends_well(fleet, steps=1)
+
+
+def grown_while_flooded(sockets, frames, seconds):
+    """How much larger this process becomes while the sockets send as fast as they can, bytes."""
+    base = memory(os.getpid(), "VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM is counted anew
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for each in sockets:
+            with contextlib.suppress(zmq.Again):
+                each.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        time.sleep(0.001)
+    return memory(os.getpid(), "VmHWM") - base
+
+
+def test_a_gateway_that_waits_for_its_disk_is_not_filled_meanwhile(tmp_path):
+    """Its event loop stands still for seconds, and one peer that is known sends over as many connections as it may."""
+    keys = make_keys(tmp_path / "keys", "mallory")
+    link = LinkConfig(port=0, files_port=0, keys=keys, peer_megabytes=PEER >> 20, memory_megabytes=MEMORY >> 20)
+    sent = [zmq.Frame(b"1"), zmq.Frame(os.urandom(30 << 20))]
+
+    async def check():
+        async with opened(run, link) as gateway:
+            serving = asyncio.create_task(gateway.serve())
+            with Hostile(gateway._sockets.port) as hostile:
+                sockets = [hostile.dealer(actor_keys(keys, "mallory")) for _ in range(4)]
+                for each in sockets:
+                    each.send_multipart([b"1", b"a first word"])
+                while gateway.reception.quarantine.count < 4:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0.01)
+                most = grown_while_flooded(sockets, sent, 4.0)  # nothing is awaited: the event loop stands still
+                assert gateway._guard.cuts > 0
+                print(f"largest size above its own: {most >> 20} MiB")
+                assert PEER / 2 < most < MEMORY + PEER + IN_HAND
+            gateway.stop()
+            await serving
+
+    run = make_run(tmp_path)
+    try:
+        asyncio.run(asyncio.wait_for(check(), 60))
+    finally:
+        run.close()

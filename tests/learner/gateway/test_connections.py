@@ -221,3 +221,16 @@ def test_connections_long_closed_are_forgotten():
         made.closed(1, 0.0)
     assert made.on(b"first") is None
     assert made.count == 0
+
+
+def test_nobody_is_cut_where_nothing_is_won():
+    """Queues of others wait to be read: who holds a heartbeat is not cut for them."""
+    made = make()
+    for number in range(4):
+        tap = accept(made, number)
+        introduce(made, number, "mallory", bytes([number]))
+        tap.received = 11 * MIB
+        made.judge(0.0, 44 * MIB)
+        made.closed(number, 0.0)
+    accept(made, 9).received = 1000
+    assert made.judge(0.0, 44 * MIB) == []
