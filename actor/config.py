@@ -69,7 +69,10 @@ class ReloadConfig(Section):
         examples=[1e-3],
     )
     attempts: int = Field(
-        default=3, ge=1, description="failures of one version after which the actor stops, count", examples=[3]
+        default=3,
+        ge=1,
+        description="failures of one version after which the actor stops, count; damaged files are waited for",
+        examples=[3],
     )
     retry_seconds: float = Field(
         default=1.0, gt=0, description="wait after a failed attempt, doubled each time, seconds", examples=[1.0]

@@ -5,7 +5,8 @@
                    └────────────── folder removed, fetched afresh ◄──────────────────┘
 
 No token is sampled for a trajectory between swap and a probe that agrees. After `attempts` failures of one version the
-actor stops: something is wrong that trying will not mend.
+actor stops: something is wrong that trying will not mend. Files that are missing or damaged at the learner are waited
+for instead, with the version before: the learner publishes them again when it is started again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,7 @@ from common.messages import Message, ReloadReport
 
 log = get_logger(__name__)
 REPORTED = ("probe_difference", "seconds", "pause_seconds")
+LONGEST_WAIT = 32.0  # seconds, between two attempts at a version
 NOT_PROBED, NOT_A_NUMBER = -1.0, 1e9  # in place of a probe's difference
 
 
@@ -46,11 +48,11 @@ class Swappable(Protocol):
 
 
 class Refusal(Exception):  # noqa: N818 - a verdict on a version; caught here, where it is reported
-    """A version must not be used; says why."""
+    """A version must not be used; says why, and whether it was its files: those the learner can mend."""
 
-    def __init__(self, reason: str, difference: float = NOT_PROBED) -> None:
+    def __init__(self, reason: str, difference: float = NOT_PROBED, *, of_files: bool = False) -> None:
         super().__init__(reason)
-        self.difference = difference
+        self.difference, self.of_files = difference, of_files
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,10 @@ class Reloader:
             await self._used.wait()
 
     async def _swapped(self, version: int, digest: str) -> Swap:
-        folder, manifest = await self._versions.fetch(version, digest)
+        try:
+            folder, manifest = await self._versions.fetch(version, digest)
+        except RunError as error:
+            raise Refusal(str(error), of_files=True) from error
         if manifest.kind == "full":
             return await self._swap_full(folder, manifest)
         if manifest.base_version != self._full_version:
@@ -211,6 +216,8 @@ class Reloader:
                 reason=str(refusal)[:2000],
             )
         )
-        if failures >= self._config.attempts:
+        if failures >= self._config.attempts and not refusal.of_files:
             raise RunError(f"policy version {version} was refused {failures} times, last: {refusal}")
-        await asyncio.sleep(self._config.retry_seconds * 2 ** (failures - 1))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(LONGEST_WAIT, self._config.retry_seconds * 2 ** (failures - 1))):
+                await self._versions.other_than(self._versions.digest)

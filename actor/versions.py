@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from actor.config import ReloadConfig
 from actor.downloads import Downloads, Files
 from actor.shared_folder import SharedFolder
 from actor.version_folders import VersionFolders
@@ -94,19 +95,26 @@ class Versions:
         self._digests[version] = found
         return folder, manifest
 
-    async def fetch_full(self) -> tuple[Path, Manifest]:
-        """The newest version, or the full one that it sits on. Raises as `fetch`."""
+    async def fetch_full(self, config: ReloadConfig) -> tuple[Path, Manifest]:
+        """The newest version, or the full one that it sits on; tried again as a reload is. Raises as `fetch`."""
+        failures = 0
         while True:
-            digest = self.digest
+            version, digest = self.target, self.digest
             try:
-                folder, manifest = await self.fetch(self.target, digest)
+                folder, manifest = await self.fetch(version, digest)
                 if manifest.base_version is None:
                     return folder, manifest
                 return await self.fetch(manifest.base_version)
-            except RunError:
-                if self.digest == digest:
+            except RunError as error:
+                if self.digest != digest:
+                    log.info("version_passed_over", policy_version=version, reason=str(error))
+                    failures = 0
+                    continue
+                failures += 1
+                log.error("policy_version_refused", policy_version=version, reason=str(error), failures=failures)
+                if failures >= config.attempts:
                     raise
-                log.info("version_passed_over", policy_version=self.target)
+            await asyncio.sleep(config.retry_seconds * 2 ** (failures - 1))
 
     async def remove(self, version: int) -> None:
         """A version is suspect: fetched or at least hashed afresh before it is used again."""

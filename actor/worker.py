@@ -276,7 +276,7 @@ class Worker:
         importing = asyncio.create_task(Policy.prepare(config.engine))
         self._doing = "the first policy version"
         await versions.other_than("")
-        folder, manifest = await versions.fetch_full()
+        folder, manifest = await versions.fetch_full(config.reload)
         self._doing = "vLLM's engine to start"
         await importing
         prompt = Prompt.load(folder)

@@ -22,13 +22,14 @@ class Blobs:
 
     def __init__(self, checkpoints: Path) -> None:
         self._checkpoints = checkpoints
-        self._open: OrderedDict[tuple[int, str], tuple[int, int]] = OrderedDict()  # descriptor and size
+        self._open: OrderedDict[tuple[int, str], int] = OrderedDict()  # descriptors
 
     def chunk(self, request: FileRequest) -> FileChunk:
         """The bytes asked for, at most `CHUNK_BYTES` of them, or why there are none."""
         size, data, error = 0, b"", ""
         try:
-            descriptor, size = self._descriptor(request.policy_version, request.name)
+            descriptor = self._descriptor(request.policy_version, request.name)
+            size = os.fstat(descriptor).st_size
             data = os.pread(descriptor, min(request.length, CHUNK_BYTES), request.offset)
         except RunError:
             error = f"version {request.policy_version} is not there or no longer kept"
@@ -48,23 +49,33 @@ class Blobs:
     def forget(self, version: int) -> None:
         """A version was published (again): nothing of an older one of that number is served."""
         for key in [key for key in self._open if key[0] == version]:
-            os.close(self._open.pop(key)[0])
+            os.close(self._open.pop(key))
 
     def close(self) -> None:
         while self._open:
-            os.close(self._open.popitem()[1][0])
+            os.close(self._open.popitem()[1])
 
-    def _descriptor(self, version: int, name: str) -> tuple[int, int]:
-        found = self._open.get((version, name))
-        if found is not None:
+    def _descriptor(self, version: int, name: str) -> int:
+        found, folder = self._open.get((version, name)), folder_of(self._checkpoints, version)
+        if found is not None and not _is_replaced(found, folder / name):
             self._open.move_to_end((version, name))
             return found
-        folder = folder_of(self._checkpoints, version)
+        if found is not None:
+            self.forget(version)
         manifest, _ = read_manifest(folder)
         if name != MANIFEST and name not in manifest.files:
             raise KeyError(name)
-        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW)
-        found = self._open[version, name] = descriptor, os.fstat(descriptor).st_size
+        found = self._open[version, name] = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW)
         while len(self._open) > MOST_OPEN:
-            os.close(self._open.popitem(last=False)[1][0])
+            os.close(self._open.popitem(last=False)[1])
         return found
+
+
+def _is_replaced(descriptor: int, file: Path) -> bool:
+    """Whether another file stands under the name: a version that was published again. One that is gone is read on."""
+    try:
+        there = file.lstat()
+    except OSError:
+        return False
+    held = os.fstat(descriptor)
+    return (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino)

@@ -18,7 +18,17 @@ from pathlib import Path
 
 from light_policy import PROBE, WEIGHTS, digest_after, log_probs, settings, weights_of
 
-from common.checkpoint import MANIFEST, Manifest, Probe, folder_of, publish, published_versions, read_manifest, sync
+from common.checkpoint import (
+    MANIFEST,
+    Manifest,
+    Probe,
+    folder_of,
+    publish,
+    published_versions,
+    read_manifest,
+    sync,
+    verify,
+)
 from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import configure, get_logger
@@ -93,9 +103,8 @@ class LightTrainer:
         """Published from the state when it is not there; told in any case."""
         state, checkpoints = self._state, self._folder / "checkpoints"
         version = state["policy_version"]
-        if version in published_versions(checkpoints):
-            digest = read_manifest(folder_of(checkpoints, version))[1]
-        else:
+        digest = self._digest_if_whole(folder_of(checkpoints, version))
+        if not digest:
             weights = weights_of(state["weights"], settings()["weight_bytes"])
             probe = Probe(tokens=PROBE, log_probs=tuple(log_probs(weights, PROBE)))
             named = {"run_id": state["run_id"], "policy_version": version, "step": state["step"]}
@@ -106,6 +115,17 @@ class LightTrainer:
             if old not in in_use:
                 (folder_of(checkpoints, old) / MANIFEST).unlink()
                 shutil.rmtree(folder_of(checkpoints, old))
+
+    def _digest_if_whole(self, folder: Path) -> str:
+        """As the real trainer: a version that is torn is published again."""
+        if not folder.exists():
+            return ""
+        try:
+            verify(folder)
+        except RunError as error:
+            log.warning("version_published_again", reason=str(error))
+            return ""
+        return read_manifest(folder)[1]
 
 
 def main() -> int:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from common.checkpoint import Manifest, Probe, folder_of, publish
+from common.checkpoint import Manifest, Probe, folder_of, publish, read_manifest
 from common.messages import FileRequest
 from learner.gateway.blobs import Blobs
 
@@ -61,3 +62,15 @@ def test_a_link_out_of_the_folder_is_not_followed(checkpoints):
     file.unlink()
     file.symlink_to("../../secret")
     assert Blobs(checkpoints).chunk(ask("model.safetensors")).data == b""
+
+
+def test_a_version_published_again_is_served_anew_and_one_that_was_retired_is_read_to_its_end(checkpoints):
+    blobs = Blobs(checkpoints)
+    assert blobs.chunk(ask("model.safetensors", length=4)).data == b"0123"
+    manifest, _ = read_manifest(folder_of(checkpoints, 3))
+    publish(checkpoints, manifest, lambda folder: (folder / "model.safetensors").write_bytes(b"abcdefg"))
+    chunk = blobs.chunk(ask("model.safetensors", length=4))
+    assert (chunk.data, chunk.size) == (b"abcd", 7)
+    shutil.rmtree(folder_of(checkpoints, 3))
+    assert blobs.chunk(ask("model.safetensors", offset=4)).data == b"efg"
+    blobs.close()
