@@ -73,6 +73,7 @@ class Fleet:
         self.light |= {"seed": seed, **(light or {})}
         self._prefix, self._connect, self._environment = prefix or {}, connect or {}, environment or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._welcomed_before: dict[str, int] = {}
         for name in ("learner", *self.actors):
             new_keys(folder / "keys", name)
         self.run.mkdir(exist_ok=True)
@@ -102,6 +103,8 @@ class Fleet:
             assert name not in self._processes, f"{name} is running"
             if name in self.actors:
                 self.until((self.run / "gateway.json").exists, "the gateway to listen")
+            for actor in self.actors if name in ("gateway", "learner") else {name} & set(self.actors):
+                self._welcomed_before[actor] = self._welcomes(actor)
             self._processes[name] = self._start(name)
 
     def kill(self, *names: str) -> None:
@@ -133,7 +136,12 @@ class Fleet:
         return self._processes[name].pid
 
     def finish(self) -> None:
-        """Let the run end: the trainer says so after its step, and all leave with exit code 0."""
+        """Let the run end: the trainer says so after its step, and all leave with exit code 0.
+
+        An actor that looks for a learner whose run ends meanwhile would not hear of it, so all are there first.
+        """
+        there = [actor for actor in self.actors if actor in self._processes]
+        self.until(lambda: all(self.is_welcomed(actor) for actor in there), "every actor to be there")
         (self.run / "enough").touch()
         self.until(lambda: all(p.poll() == 0 for p in self._processes.values()), "all to end well")
 
@@ -195,6 +203,13 @@ class Fleet:
         file = self.folder / actor / "seen.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
         return [entry for entry in map(json.loads, lines) if entry["what"] == what]
+
+    def is_welcomed(self, actor: str) -> bool:
+        """Whether the gateway has welcomed an actor since the younger of the two was started."""
+        return self._welcomes(actor) > self._welcomed_before.get(actor, 0)
+
+    def _welcomes(self, actor: str) -> int:
+        return sum(event["actor"] == actor for event in self.events("gateway", "actor_welcomed"))
 
     def spool(self, actor: str) -> set[str]:
         """What an actor's spool holds. Only when the actor has ended."""

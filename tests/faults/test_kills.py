@@ -7,7 +7,7 @@ import pytest
 from aftermath import assert_it_goes_on_and_ends_well
 from fleet import Fleet
 
-KILLS = [5, pytest.param(100, marks=pytest.mark.slow)]
+KILLS = [5, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 
 
 def wait_for_instant(chance, fleet):
@@ -48,4 +48,15 @@ def test_a_run_goes_on_after_kills(tmp_path, seed, choices, kills):
     with Fleet(tmp_path, seed=seed) as fleet:
         fleet.start()
         kill_again_and_again(fleet, chance, choices, kills)
+        assert_it_goes_on_and_ends_well(fleet)
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_a_run_goes_on_when_its_whole_learner_is_killed(tmp_path, kills):
+    """`loop learner`: its children notice and end by themselves, the next one waits for that and goes on."""
+    chance = random.Random(5)
+    print("seed 5")
+    with Fleet(tmp_path, seed=5) as fleet:
+        fleet.start("learner", *fleet.actors)
+        kill_again_and_again(fleet, chance, [("learner",), ("learner", "actor-0")], kills)
         assert_it_goes_on_and_ends_well(fleet)
