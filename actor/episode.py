@@ -12,7 +12,7 @@ it is raised.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -129,8 +129,16 @@ class Episode:
             self.tags.append(tag)
 
 
-async def run_episode(lease: Lease, policy: Sampler, worlds: Worlds, prompt: Wording, longest: int) -> Episode:
-    """Roll out a lease. `longest` is how many tokens the engine can hold.
+async def run_episode(
+    lease: Lease,
+    policy: Sampler,
+    worlds: Worlds,
+    prompt: Wording,
+    longest: int,
+    *,
+    on_begin: Callable[[Episode], None] | None = None,
+) -> Episode:
+    """Roll out a lease. `longest` is how many tokens the engine can hold; `on_begin` gets the episode, which grows.
 
     Raises:
         WorldFailure, EngineFailure, RequestFailure: infrastructure; the lease is to be returned.
@@ -141,6 +149,8 @@ async def run_episode(lease: Lease, policy: Sampler, worlds: Worlds, prompt: Wor
     try:
         episode = Episode(lease, prompt.opening(world.task.instruction, world.task), started_at=started_at)
         episode.world_seconds += clock() - began
+        if on_begin is not None:
+            on_begin(episode)
         async with policy.episode() as pinned:
             end = await _turns(episode, policy, world, prompt, pinned=pinned, longest=longest)
         episode.tag(end)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from common.errors import RunError
 from common.log import get_logger
@@ -19,6 +20,8 @@ log = get_logger(__name__)
 GATHER_SECONDS = 0.05  # a slot that is free waits this long for others: members of a group come together
 ASK_AGAIN_SECONDS = 0.25  # after a grant of fewer than asked; news of a version or an ack asks at once
 REASON_CHARACTERS = 2000
+TELL_SECONDS = 5.0  # for the length of an episode that was cut
+CANCELLED = "cancelled by the learner"
 MOST_AT_ONCE = 1000  # leases that one request may ask for
 
 
@@ -94,6 +97,18 @@ class Leases:
         """Forget leases that the learner no longer wants and that nobody has begun."""
         self._waiting = deque(lease for lease in self._waiting if lease.lease_id not in lease_ids)
         self.news()
+
+    async def cancelled(self, lease: Lease, tokens: int) -> None:
+        """The learner wants this lease no longer: its slot is free, and how long its episode was is told if it can be.
+
+        The learner accounts for the lengths of what it cuts (LOOP's straggler rule prefers short episodes).
+        """
+        self.done(lease)
+        if tokens:
+            message = LeaseReturn(lease_id=lease.lease_id, reason=CANCELLED, failure=False, tokens=tokens)
+            with suppress(TimeoutError, RunError):
+                async with asyncio.timeout(TELL_SECONDS):
+                    await self._request(message)
 
     async def give_back(self, lease: Lease, reason: str, *, failure: bool = True) -> None:
         """Return a lease that will not be fulfilled; `failure` is the episode's own, not this actor's."""

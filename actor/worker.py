@@ -27,8 +27,8 @@ from functools import partial
 from typing import Any
 
 from actor.config import ActorConfig, WorldConfig
-from actor.episode import run_episode
-from actor.lease import Leases
+from actor.episode import Episode, run_episode
+from actor.lease import CANCELLED, Leases
 from actor.outbox import Outbox
 from actor.policy import EngineFailure, Policy, RequestFailure
 from actor.reload import Reloader
@@ -186,7 +186,7 @@ class Worker:
         for lease_id in unwanted & set(self._episodes):
             log.info("episode_cancelled", lease=lease_id)
             self._unwanted.add(lease_id)
-            self._episodes[lease_id].cancel("cancelled by the learner")
+            self._episodes[lease_id].cancel(CANCELLED)
 
     async def _announcements(self, versions: Versions) -> None:
         """The link tells every version that any message named, in the order of arrival."""
@@ -237,9 +237,11 @@ class Worker:
         """One lease: a trajectory in the spool, or the lease returned. One failure costs one lease."""
         assert self._policy is not None
         assert self._outbox is not None
+        begun: list[Episode] = []
+        longest = self._policy.context_tokens
         try:
             await reloader.at_least(lease.minimum_version)
-            episode = await run_episode(lease, self._policy, worlds, prompt, self._policy.context_tokens)
+            episode = await run_episode(lease, self._policy, worlds, prompt, longest, on_begin=begun.append)
             trajectory = trajectory_of(episode, self._config.name)
             await self._outbox.add(trajectory)
         except (WorldFailure, RequestFailure, ValueError) as error:
@@ -247,8 +249,10 @@ class Worker:
             await self._leases.give_back(lease, f"{type(error).__name__}: {error}")
             return
         except asyncio.CancelledError:
-            if lease.lease_id in self._unwanted or lease.lease_id in self._outbox.ids:
+            if lease.lease_id in self._outbox.ids:
                 self._leases.done(lease)
+            elif lease.lease_id in self._unwanted:
+                await self._leases.cancelled(lease, sum(len(episode.ids) for episode in begun))
             raise
         log.info(
             "episode_finished",

@@ -210,13 +210,25 @@ class Reception:
     def _grant(self, peer: Peer, request: LeaseRequest) -> LeaseGrant:
         if self._run.finished:
             return LeaseGrant(leases=(), waiting_for="nothing: the run is over")
-        leases, waiting_for = self._run.book.grant(peer.name, request.count, self._clock())
-        if not waiting_for:
+        room = self._room(peer)
+        leases, waiting_for = self._run.book.grant(peer.name, min(request.count, room), self._clock())
+        if waiting_for:
+            if self._withheld.is_due():
+                asked = {"asked": request.count, "granted": len(leases)}
+                log.info("leases_withheld", actor=peer.name, waiting_for=waiting_for, **asked)
+        elif room < request.count:
+            waiting_for = f"its own slots: {self._run.book.leased(peer.name)} leases are out to it"
+        else:
             self._withheld.over()
-        elif self._withheld.is_due():
-            asked = {"asked": request.count, "granted": len(leases)}
-            log.info("leases_withheld", actor=peer.name, waiting_for=waiting_for, **asked)
         return LeaseGrant(leases=tuple(leases), waiting_for=waiting_for)
+
+    def _room(self, peer: Peer) -> int:
+        """Leases that an actor may have more: one a slot, and one for each trajectory that waits in its spool.
+
+        Those in the spool as its heartbeat told, and no more of them than it has slots.
+        """
+        spooled = min(peer.heartbeat.spooled, peer.slots) if peer.heartbeat is not None else 0
+        return max(0, peer.slots + spooled - self._run.book.leased(peer.name))
 
     def _note_reload(self, peer: Peer, report: ReloadReport) -> None:
         figures = report.model_dump(exclude={"kind"})

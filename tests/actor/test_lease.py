@@ -169,6 +169,23 @@ def test_a_lease_that_the_learner_cancelled_before_it_began_is_forgotten():
     assert leases.ids == ("g1.0.0",)
 
 
+def test_a_cancelled_leases_slot_is_free_at_once_though_nobody_hears_how_long_its_episode_was(monkeypatch):
+    monkeypatch.setattr("actor.lease.TELL_SECONDS", 0.01)
+    told = []
+
+    async def main():
+        async def unanswered(message):
+            told.append((message.lease_id, message.tokens, message.failure, leases.free))
+            await asyncio.Event().wait()
+
+        leases = Leases(2, unanswered)
+        for tokens in (7, 0):
+            await leases.cancelled(make_lease("g1.0.0"), tokens)
+
+    asyncio.run(main())
+    assert told == [("g1.0.0", 7, False, 2)], "a length of 0 is not known, so it is not told"
+
+
 def test_an_answer_of_another_kind_ends_the_asking():
     async def request(_message):
         return HeartbeatReply(policy_version=1, manifest_digest="", credit_bytes=1 << 20)

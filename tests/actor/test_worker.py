@@ -288,7 +288,7 @@ def test_an_engine_that_dies_again_and_again_ends_the_actor(scene, tmp_path):
     assert len(scene.of(Goodbye)) == 1
 
 
-def test_an_episode_that_the_learner_cancels_ends_and_is_neither_sent_nor_returned(scene, tmp_path):
+def test_an_episode_that_the_learner_cancels_ends_unsent_and_its_length_is_told(scene, tmp_path):
     scene.leases = many(2)
     scene.on_generate = asyncio.Event().wait
     worker = make_worker(tmp_path)
@@ -299,7 +299,9 @@ def test_an_episode_that_the_learner_cancels_ends_and_is_neither_sent_nor_return
         return scene.of(Heartbeat)[-1:] and scene.of(Heartbeat)[-1].lease_ids == ("g1.1.0",)
 
     live(worker, cancelled)
-    assert [returned.lease_id for returned in scene.of(LeaseReturn)] == ["g1.1.0"]
+    cut, returned = scene.of(LeaseReturn)
+    assert (cut.lease_id, cut.tokens, cut.failure) == ("g1.0.0", 3, False)
+    assert (returned.lease_id, returned.tokens) == ("g1.1.0", 0)
     assert scene.of(Trajectory) == []
 
 

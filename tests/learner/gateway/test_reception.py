@@ -128,6 +128,18 @@ def test_leases_granted_after_a_restart_stay_though_the_first_heartbeat_was_made
     assert desk.run.book.find(granted).state == "leased"
 
 
+def test_an_actor_gets_a_lease_for_each_slot_and_for_each_trajectory_in_its_spool_and_no_more(desk):
+    desk.run.book.config = desk.run.book.config.model_copy(update={"groups_per_step": 50})
+    desk.say(make_hello(slots=2))
+    assert len(desk.lease(2)) == 2
+    refused = desk.say(LeaseRequest(count=1000))
+    assert (refused.leases, refused.waiting_for) == ((), "its own slots: 2 leases are out to it")
+    for spooled, granted in ((1, 1), (1, 0), (100_000, 1)):
+        desk.say(Heartbeat(policy_version=0, episodes=2, tokens_per_second=0.0, spooled=spooled))
+        assert len(desk.lease(1000)) == granted
+    assert desk.run.book.leased("actor-0") == 4
+
+
 def test_a_goodbye_frees_all_leases_at_once(desk):
     desk.say(make_hello())
     (lease_id,) = desk.lease(1)
@@ -192,7 +204,7 @@ def test_waiting_is_said_at_once_and_then_every_ten_seconds():
 
 
 def test_leases_withheld_are_named(desk):
-    desk.say(make_hello())
+    desk.say(make_hello(slots=8))
     with capture_logs() as logs:
         desk.lease(4)
         desk.lease(4)
