@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 
 import pytest
 import zmq
@@ -45,6 +46,28 @@ def test_answers_find_their_questions_in_any_order(keys):
                         await question
 
     run(check())
+
+
+def test_what_was_not_understood_is_said_again_twice(keys):
+    """It may have been spoiled on its way."""
+
+    async def check() -> None:
+        for times, outcome in ((2, REPLY), (3, None)):
+            lost = [Unreadable(reason="cut short")] * times
+            answer = functools.partial(_lose, lost)
+            async with both(keys, answer) as (there, link):
+                if outcome is None:
+                    with pytest.raises(RunError, match="could not read a message: cut short"):
+                        await link.request(BYE)
+                else:
+                    assert await link.request(BYE) == outcome
+                assert [message for _, message in there.heard] == [there.heard[0][1], BYE, BYE, BYE]
+
+    run(check())
+
+
+def _lose(lost, message):
+    return WELCOME if isinstance(message, Hello) else (lost.pop() if lost else REPLY)
 
 
 def test_a_question_without_an_answer_is_asked_again_on_a_fresh_connection(keys):

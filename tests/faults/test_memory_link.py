@@ -68,6 +68,12 @@ def test_what_is_spoiled_is_counted_and_answered_and_costs_no_actor():
     assert twin.misled == []
 
 
+def test_whoever_hangs_up_on_every_word_is_greeted_again_and_again_but_not_without_a_pause():
+    """Virtual time ends a test in which somebody is busy and no time passes."""
+    twin = play([Phase(up=(Fate("oversize"),), seconds=25.0)])
+    assert 10 < twin.network.seen["oversize"] < 200
+
+
 # --- controls: the same search finds what a worse gateway does
 
 
