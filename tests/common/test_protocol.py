@@ -15,6 +15,7 @@ from common import channel, file_link, messages, sockets, wire
 from common.messages import AnyMessage, Message, Sampling
 from common.prompt import form_digest
 from common.wire import decode, encode, schema_digest
+from learner.gateway import connections
 
 TEXT = (Path(__file__).resolve().parents[2] / "common" / "PROTOCOL.md").read_text(encoding="utf-8")
 KINDS = [*every_kind(), Sampling]
@@ -105,6 +106,10 @@ def test_it_names_no_kind_that_is_none():
         ("tokens of a trajectory", messages.MAX_TOKENS),
         ("bytes of a question's number", sockets.LONGEST_NUMBER),
         ("bytes of a chunk that the gateway sends at once", wire.CHUNK_BYTES),
+        ("bytes of a message to an actor", sockets.ANSWER_BYTES),
+        ("seconds from connecting to the first message", int(connections.FIRST_WORD_SECONDS)),
+        ("connections of a name to one port", connections.MOST_OF_A_NAME),
+        ("handshakes of a name in that time which no message followed", connections.MOST_UNHEARD),
         ("schema digest", schema_digest()),
         ("prompt digest", form_digest()),
     ],

@@ -54,10 +54,11 @@ def test_strangers_are_refused_and_named(fleet, port):
     assert_it_goes_on_and_ends_well(fleet, steps=1)
 
 
-def test_half_open_connections_are_cut_and_actors_work_on(fleet):
-    """Two hundred that never speak, and that stop in the midst of a greeting; garbage ends at once."""
+@pytest.mark.parametrize("half", [100, pytest.param(1500, marks=pytest.mark.slow)])
+def test_half_open_connections_are_cut_and_actors_work_on(fleet, half):
+    """One half never speaks, one stops in the midst of a greeting; garbage ends at once."""
     with Hostile(where(fleet)["port"]) as hostile:
-        silent = [hostile.raw() for _ in range(100)] + [hostile.raw(GREETING) for _ in range(100)]
+        silent = [hostile.raw() for _ in range(half)] + [hostile.raw(GREETING) for _ in range(half)]
         garbage = [hostile.raw(b"GET / HTTP/1.1\r\n\r\n" * 100) for _ in range(50)]
         fleet.until_steps(2)
         for each in [*garbage, *silent]:
@@ -88,4 +89,15 @@ def test_more_connections_than_the_limit_cost_strangers_and_no_actor(tmp_path):
             fleet.until_steps(1)
         assert [entry for entry in fleet.events("gateway", "connection_cut") if entry["actor"]] == []
         assert fleet.events("actor-0", "request_repeated") == []
+        assert_it_goes_on_and_ends_well(fleet, steps=1)
+
+
+def test_a_run_without_keys_on_this_machine_works_and_both_sides_say_so_loudly(tmp_path):
+    with Fleet(tmp_path, actors=("actor-0",), link={"insecure": True}) as fleet:
+        fleet.start()
+        fleet.until_steps(1)
+        for name in ("gateway", "actor-0"):
+            said = fleet.until_logged(name, "INSECURE_LINK")
+            assert said["level"] == "warning"
+            assert said["reason"].startswith("no encryption and no keys")
         assert_it_goes_on_and_ends_well(fleet, steps=1)
