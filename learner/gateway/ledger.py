@@ -302,6 +302,10 @@ class Ledger:
         """Trajectories journalled so far, count."""
         return int(self._database.execute("SELECT COUNT(*) FROM trajectories").fetchone()[0])
 
+    def holders(self) -> set[str]:
+        """Actors that have a lease out."""
+        return {str(row[0]) for row in self._database.execute("SELECT DISTINCT actor FROM leases WHERE state='leased'")}
+
     def has_arrived(self, trajectory_id: str) -> bool:
         """Whether a trajectory is journalled."""
         query = "SELECT 1 FROM trajectories WHERE trajectory_id=?"

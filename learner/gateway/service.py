@@ -91,6 +91,7 @@ class Gateway:
             lambda: self._journalling.lacking,
             lambda: self.reception.peers.any_live(time.monotonic()),
         )
+        self._missed = run.ledger.holders()  # since a restart; they have not found this process yet
         self._stop = stop or asyncio.Event()
         self._stop_with_parent = stop_with_parent
         self.reception = Reception(
@@ -262,6 +263,7 @@ class Gateway:
                 log.warning("actor_silent", actor=peer.name, seconds=round(now - peer.heard_at, 1))
             self._guard.alive()
             self._credit.live = len(self.reception.peers.live(now))
+            self._missed -= {peer.name for peer in self.reception.peers.present}
             if self._journalling.look():
                 self._durably(partial(self._let_go, now))
             if now - figures_at >= FIGURES_EVERY:
@@ -278,7 +280,7 @@ class Gateway:
                 if not self._desk.trainer_is_done:
                     if self._end_reminder.is_due():
                         log.info("gateway_waits", waiting_for="the trainer to say that it has finished")
-                elif now - over_since > FAREWELL_SECONDS or not self.reception.peers.any_live(now):
+                elif now - over_since > FAREWELL_SECONDS or not (self._missed or self.reception.peers.any_live(now)):
                     log.info("gateway_done", actors_left=not self.reception.peers.any_live(now))
                     self.stop()
 

@@ -142,7 +142,7 @@ class Fleet:
         """
         there = [actor for actor in self.actors if actor in self._processes]
         self.until(lambda: all(self.is_welcomed(actor) for actor in there), "every actor to be there")
-        (self.run / "enough").touch()
+        self.stop_training()
         self.until(lambda: all(p.poll() == 0 for p in self._processes.values()), "all to end well")
 
     def until(
@@ -203,6 +203,10 @@ class Fleet:
         file = self.folder / actor / "seen.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
         return [entry for entry in map(json.loads, lines) if entry["what"] == what]
+
+    def stop_training(self) -> None:
+        """The trainer says that it has finished, after its step."""
+        (self.run / "enough").touch()
 
     def is_welcomed(self, actor: str) -> bool:
         """Whether the gateway has welcomed an actor since the younger of the two was started."""

@@ -2,7 +2,7 @@
 
 import time
 
-from aftermath import assert_it_goes_on_and_ends_well
+from aftermath import assert_it_goes_on_and_ends_well, assert_the_promises_hold
 from fleet import Fleet
 
 LEASE_SECONDS = 1.5
@@ -110,3 +110,19 @@ def test_a_stopped_trainer_stalls_neither_gateway_nor_actors(tmp_path):
         assert_it_goes_on_and_ends_well(fleet)
         assert [fleet.events(actor, "learner_silent") for actor in fleet.actors] == [[], []]
         assert fleet.events("gateway", "actor_silent") == []
+
+
+def test_a_run_that_ends_just_after_a_restart_waits_for_actors_that_have_yet_to_find_the_gateway_again(tmp_path):
+    """They would wait for a learner that never comes back."""
+    with Fleet(tmp_path, seed=5, **{**SETTINGS, "rollout": {"groups_per_step": 1, "group_size": 2}}) as fleet:
+        fleet.start()
+        fleet.until_steps(1)
+        freeze_amid_an_episode(fleet, "actor-1")
+        fleet.kill("gateway")
+        fleet.start("gateway")
+        fleet.until(lambda: fleet.is_welcomed("actor-0"), "actor-0 to be back")
+        fleet.stop_training()
+        fleet.until(lambda: fleet.has_ended("actor-0") and fleet.has_ended("trainer"), "both to leave")
+        fleet.thaw("actor-1")
+        fleet.finish()
+        assert_the_promises_hold(fleet)
