@@ -54,6 +54,7 @@ class _Port:
     """A socket's monitor; `failure` is that of the handshake whose connection is about to be told as ended."""
 
     name: str
+    socket: zmq.asyncio.Socket
     monitor: zmq.Socket[bytes]
     failure: str = ""
 
@@ -93,7 +94,7 @@ class Guard:
         monitor.setsockopt(zmq.RCVHWM, 0)  # else libzmq's thread waits for us when many come at once
         monitor.setsockopt(zmq.LINGER, 0)
         monitor.connect(address)
-        self._ports.append(_Port(name, monitor))
+        self._ports.append(_Port(name, socket, monitor))
 
     def start(self) -> None:
         self._thread.start()
@@ -104,6 +105,8 @@ class Guard:
         if self._thread.is_alive():
             self._thread.join()
         for port in self._ports:
+            if not port.socket.closed:
+                port.socket.disable_monitor()  # else libzmq's thread would wait for ever for one that listens
             port.monitor.close()
         for connection in self._connections.open:
             connection.tap.close()

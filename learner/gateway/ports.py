@@ -35,6 +35,7 @@ class Sockets:
     files_port: int
     listed: KeyList | None  # None: insecure
     guard: Guard
+    gate: asyncio.Task[None]  # the gatekeeper at work: without it nobody gets in
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +68,7 @@ async def listening(folder: Path, link: LinkConfig) -> AsyncIterator[Sockets]:
         where = {"host": link.host, "port": port, "files_port": files_port, "pid": os.getpid()}
         _write_json(folder / "gateway.json", where)
         guard.start()
-        yield Sockets(actors, files, trainer, port, files_port, listed, guard)
+        yield Sockets(actors, files, trainer, port, files_port, listed, guard, gate)
     finally:
         gate.cancel()
         await asyncio.gather(gate, return_exceptions=True)

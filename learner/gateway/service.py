@@ -117,7 +117,7 @@ class Gateway:
             self._trainer.serve(),
             self._tick(),
         ]
-        tasks = [asyncio.create_task(loop) for loop in loops]
+        tasks = [*(asyncio.create_task(loop) for loop in loops), self._sockets.gate]
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         for task in (*tasks, stopped):
