@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from common.messages import Heartbeat, Hello, Refused
@@ -94,6 +95,11 @@ class Peers:
         for peer in fallen:
             peer.silent = True
         return fallen
+
+    @property
+    def names(self) -> AbstractSet[str]:
+        """Of all actors since the start, those that have left too."""
+        return self._by_name.keys()
 
     @property
     def present(self) -> Iterator[Peer]:

@@ -263,7 +263,7 @@ class Gateway:
                 log.warning("actor_silent", actor=peer.name, seconds=round(now - peer.heard_at, 1))
             self._guard.alive()
             self._credit.live = len(self.reception.peers.live(now))
-            self._missed -= {peer.name for peer in self.reception.peers.present}
+            self._missed -= self.reception.peers.names
             if self._journalling.look():
                 self._durably(partial(self._let_go, now))
             if now - figures_at >= FIGURES_EVERY:
