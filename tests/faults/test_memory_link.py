@@ -39,7 +39,7 @@ def search(examples, strategy, damage=None):
 
 
 @pytest.mark.parametrize(
-    "examples", [20, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])], ids=["few", "many"]
+    "examples", [15, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])], ids=["few", "many"]
 )
 @pytest.mark.parametrize("kinds", [UNSPOILED, KINDS], ids=["lost-late-repeated", "spoiled-too"])
 def test_nothing_is_lost_or_trained_twice_and_the_run_goes_on(kinds, examples):

@@ -14,6 +14,7 @@ from fleet import Fleet
 from proxy import Meddler, TcpProxy
 
 MANY = pytest.param(2, 100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)], id="many")
+LONG = 40.0  # seconds for a fault, its back-off of 32 s included
 FAULTS = ("twice", "late", "short", "flip", "long")
 
 
@@ -49,7 +50,8 @@ def test_bytes_that_come_late_or_never_or_changed_make_dead_connections_and_neve
             for proxy in proxies.values():
                 proxy.fault = fault
             messages = proxies["port"]
-            fleet.until(lambda: messages.done[fault] >= times, f"{times} times {fault}")  # noqa: B023 - awaited here
+            enough = f"{times} times {fault}"
+            fleet.until(lambda: messages.done[fault] >= times, enough, LONG * times)  # noqa: B023 - awaited here
             for proxy in proxies.values():
                 proxy.fault = ""
             fleet.until_steps(1)
@@ -73,7 +75,7 @@ def test_messages_that_come_twice_or_late_or_spoiled_are_known_again_or_said_aga
             proxy.fault = "in turn"
         both = [f"{fault} {way}" for fault in FAULTS for way in ("up", "down")]
         done = proxies["port"].done
-        fleet.until(lambda: all(done[fault] >= times for fault in both), f"{times} times each of {both}")
+        fleet.until(lambda: all(done[fault] >= times for fault in both), f"{times} times each of {both}", LONG * times)
         fleet.until_steps(1)
         for proxy in proxies.values():
             proxy.fault = ""
@@ -95,7 +97,8 @@ def test_a_message_above_the_limit_ends_its_connection_and_nothing_else(tmp_path
         fleet = fleet_behind(proxies, running, tmp_path, make, seed)
         proxies["port"].fault = "huge"
         done = proxies["port"].done
-        fleet.until(lambda: min(done["huge up"], done["huge down"]) >= times, f"{times} huge messages each way")
+        enough = f"{times} huge messages each way"
+        fleet.until(lambda: min(done["huge up"], done["huge down"]) >= times, enough, LONG * times)
         proxies["port"].fault = ""
         assert_it_goes_on_and_ends_well(fleet)
         assert fleet.events("actor-0", "request_repeated")

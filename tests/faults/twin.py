@@ -42,7 +42,7 @@ from learner.gateway.service import Gateway
 
 ACTORS = ("actor-0", "actor-1")
 EVENTS = ("none", "cut", "silence", "whole", "kill_actor", "kill_gateway", "kill_trainer")
-LIGHT = {"seed": 1, "turn_tokens": 4, "episode_seconds": 2.0, "weight_bytes": 300}
+LIGHT = {"seed": 1, "turn_tokens": 4, "episode_seconds": 2.0}
 SETTINGS = {"steps": 1000, "groups_per_step": 1, "group_size": 3, "staleness_bound": 3, "lease_seconds": 6.0}
 PORT, FILES_PORT = 1, 2
 LONGEST_RECOVERY = 240.0  # seconds: a back-off may have reached 32 s on either side of a lapse
