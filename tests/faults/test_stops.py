@@ -27,7 +27,8 @@ def freeze_amid_an_episode(fleet, actor):
         fleet.until(lambda: leased(fleet, actor), f"{actor} to hold a lease")
         fleet.freeze(actor)
         held = leased(fleet, actor) - {entry["trajectory"] for entry in fleet.seen(actor, "spooled")}
-        if held and time.sleep(0.3) is None and held <= leased(fleet, actor):  # what was on its way has arrived
+        time.sleep(0.3)  # what it had sent just before arrives
+        if held and held <= leased(fleet, actor):
             return held
         fleet.thaw(actor)
 
