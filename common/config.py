@@ -93,13 +93,13 @@ class LinkConfig(Section):
     )
     peer_megabytes: int = Field(
         default=192,
-        ge=96,
+        ge=160,  # the largest message twice, as a resend brings it, and room for others
         description="bytes that one actor may make the gateway hold, sent and not handled yet or not read, MiB; "
         "more, and its connection is cut",
         examples=[192],
     )
     memory_megabytes: int = Field(
-        default=1024, ge=96, description="the same for all actors together: the largest is cut, MiB", examples=[1024]
+        default=1024, ge=160, description="the same for all actors together: the largest is cut, MiB", examples=[1024]
     )
     compression: Literal["none", "zstd"] = Field(
         default="none",

@@ -21,7 +21,7 @@ from common.messages import FileRequest, LeaseRequest
 from common.wire import encode
 from learner.gateway.service import opened
 
-PEER = MEMORY = 96 << 20
+PEER = MEMORY = 160 << 20
 # what is in hand besides the queues: a batch of two of the largest messages, the one of them that is being read twice
 # over, and what the thread of libzmq adds until the next look
 IN_HAND = 352 << 20
@@ -80,7 +80,7 @@ def assert_within_bounds(fleet, base):
 )
 def test_a_message_without_an_end_is_cut(fleet, frame_bytes):
     base = memory(fleet.pid("gateway"), "VmRSS")
-    endless = [zmq.Frame(os.urandom(frame_bytes))] * ((300 << 20) // (frame_bytes + 100))
+    endless = [zmq.Frame(os.urandom(frame_bytes))] * ((400 << 20) // (frame_bytes + 100))
     with Hostile(ports(fleet)[0]) as hostile:
         mallory = hostile.dealer(listed(fleet.folder / "keys"))
         if frame_bytes < 1000:  # what takes long to make would be cut for silence
@@ -90,7 +90,7 @@ def test_a_message_without_an_end_is_cut(fleet, frame_bytes):
         assert_within_bounds(fleet, base)
     cut = fleet.events("gateway", "connection_cut")[0]
     assert cut["actor"] == "mallory"
-    assert "MiB wait here for it, allowed are 96" in cut["reason"]
+    assert "MiB wait here for it, allowed are 160" in cut["reason"]
     assert_it_goes_on_and_ends_well(fleet, steps=1)
 
 
@@ -121,14 +121,15 @@ def test_one_that_never_reads_its_answers_is_not_stored_for(fleet):
     assert_it_goes_on_and_ends_well(fleet, steps=1)
 
 
-def test_hundreds_of_connections_of_one_name_leave_it_four(fleet):
+def test_a_hundred_connections_of_one_name_leave_it_four(fleet):
     keys = listed(fleet.folder / "keys")
     with Hostile(ports(fleet)[0]) as hostile:
-        sockets = [hostile.dealer(keys) for _ in range(300)]
+        sockets = [hostile.dealer(keys) for _ in range(100)]
         keep_sending(fleet, sockets, [b"1", b"no message"], until=lambda: was_cut(fleet, actor="mallory"))
         fleet.until_steps(1)
         fleet.until(lambda: figures(fleet)["connections_cut"] > 0, "cut connections in the figures")
-        assert figures(fleet)["connections"] < 40, "its own four, its handshakes, and those of the honest actor"
+        # its own four, handshakes that are refused at once, and those of the honest actor
+        fleet.until(lambda: figures(fleet)["connections"] < 20, "few connections in the figures")
     cut = fleet.events("gateway", "connection_cut")[0]
     assert cut["reason"].startswith("4 connections to a port are an actor's limit")
     assert_it_goes_on_and_ends_well(fleet, steps=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from common.config import LinkConfig
+from common.wire import MAX_MESSAGE_BYTES
 from learner.gateway.connections import (
     FIRST_WORD_SECONDS,
     MOST_CLOSED,
@@ -13,6 +15,7 @@ from learner.gateway.connections import (
     Connections,
     Limits,
 )
+from learner.gateway.credit import Credit
 
 MIB = 1 << 20
 
@@ -234,3 +237,15 @@ def test_nobody_is_cut_where_nothing_is_won():
         made.closed(number, 0.0)
     accept(made, 9).received = 1000
     assert made.judge(0.0, 44 * MIB) == []
+
+
+@pytest.mark.parametrize("peer", [LinkConfig().peer_megabytes, 160], ids=["default", "least"])
+def test_an_actor_that_keeps_to_its_credit_is_far_from_its_bound(peer):
+    """Even when all that was under way waits here twice: on the connection that broke, and on the one after it."""
+    credit = Credit(LinkConfig().memory_megabytes << 20, peer << 20).bytes
+    made = make(peer=peer << 20, memory=LinkConfig().memory_megabytes << 20)
+    for descriptor in (1, 2):
+        tap = accept(made, descriptor)
+        introduce(made, descriptor, "actor-0", bytes([descriptor]))
+        tap.received = max(credit, MAX_MESSAGE_BYTES)
+    assert made.judge(0.0, 2 * max(credit, MAX_MESSAGE_BYTES)) == []

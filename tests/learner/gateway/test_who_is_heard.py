@@ -202,4 +202,4 @@ def test_without_keys_this_machine_is(host: str) -> None:
 
 def test_the_bound_in_all_is_not_below_that_of_a_peer() -> None:
     with pytest.raises(UsageError, match="memory_megabytes must not be below peer_megabytes"):
-        parse_command_line({"link": LinkConfig}, ["--link.memory_megabytes", "100"], usage="", flags={})
+        parse_command_line({"link": LinkConfig}, ["--link.memory_megabytes", "170"], usage="", flags={})
