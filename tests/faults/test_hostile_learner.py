@@ -30,7 +30,7 @@ def keys(tmp_path):
 
 async def push(there, frames, until):
     """Send to the actor as fast as it takes it, in the way of a learner that has the right key."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(25):
         while not until():
             with contextlib.suppress(zmq.ZMQError):  # it left, and comes back under another routing id
                 await there.socket.send_multipart([there.routing, *frames], flags=zmq.NOBLOCK, copy=False)

@@ -46,8 +46,8 @@ def test_strangers_are_refused_and_named(fleet, port):
             stranger.send_multipart([b"1", encode(Goodbye(reason="stranger"))])
         mark = fingerprint(zmq.curve_public(unlisted))
         fleet.until_logged("gateway", "key_refused", fingerprint=mark)
-        fleet.until(lambda: "copy the learner's again" in named(fleet), "word of another server's key", 10)
-        fleet.until(lambda: "CURVE" in named(fleet), "word of one that speaks no CURVE", 10)
+        fleet.until(lambda: "copy the learner's again" in named(fleet), "word of another server's key")
+        fleet.until(lambda: "CURVE" in named(fleet), "word of one that speaks no CURVE")
         fleet.until_steps(1)
         assert [stranger.poll(0) for stranger in strangers] == [0, 0, 0, 0], "a stranger was answered"
     assert fleet.events("gateway", "actor_left") == []
@@ -88,7 +88,6 @@ def test_more_connections_than_the_limit_cost_strangers_and_no_actor(tmp_path):
             assert cut["reason"].startswith("16 connections are the limit: raise link.connections")
             fleet.until_steps(1)
         assert [entry for entry in fleet.events("gateway", "connection_cut") if entry["actor"]] == []
-        assert fleet.events("actor-0", "request_repeated") == []
         assert_it_goes_on_and_ends_well(fleet, steps=1)
 
 
