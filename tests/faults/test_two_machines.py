@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,12 +22,12 @@ import pytest
 from namespaces import LEARNER_ADDRESS, two_machines
 from system.conftest import run_loop
 
+from common.cache import cache_folder
 from common.figures import collect
 from common.metrics import MetricsReader
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ("--config", ROOT / "configs" / "tiny.yaml")
-HIDE = 'mount -t tmpfs none "$0" && exec "$@"'
 CUT_SECONDS, SILENCE = 20.0, 6.0
 LONGEST = 3600.0  # seconds, on a busy machine
 
@@ -38,11 +39,12 @@ def cable():
 
 
 class Machine:
-    """One machine: its namespace, its folder, the folder that it must not see, and the process that runs there."""
+    """One machine: its namespace, its folder, the other's folders, and the process that runs there."""
 
-    def __init__(self, prefix, folder, hidden) -> None:
+    def __init__(self, prefix, folder, *, hidden) -> None:
         self.folder, self._hidden = folder, hidden
-        self._prefix = [*prefix, "unshare", "--mount", "sh", "-c", HIDE, hidden]
+        mounts = [f"mount -t tmpfs none {shlex.quote(str(other))}" for other in hidden]
+        self._prefix = [*prefix, "unshare", "--mount", "sh", "-c", " && ".join([*mounts, 'exec "$@"']), "machine"]
         self.process: subprocess.Popen[bytes] | None = None
 
     @contextmanager
@@ -74,8 +76,8 @@ class Machine:
             self.process.wait()
 
     def sees_of_the_other(self) -> list[Path]:
-        """What the process finds where the other machine's folder is."""
-        return list(Path(f"/proc/{self.process.pid}/root{self._hidden}").iterdir())
+        """What the process finds where the other machine's folders are."""
+        return [file for other in self._hidden for file in Path(f"/proc/{self.process.pid}/root{other}").iterdir()]
 
     def log(self, name, event):
         file = self.folder / "runs" / "first" / "logs" / f"{name}.jsonl"
@@ -140,8 +142,8 @@ LONG = {"demonstrations": 2000, "warm_start": 2000, "steps": 30, "groups": 12, "
 @pytest.mark.parametrize("size", [SHORT, LONG], ids=["short", "learns"])
 def test_a_run_goes_on_across_two_machines_through_a_cut(cable, tmp_path, size):
     folders = prepared(tmp_path, demonstrations=size["demonstrations"], warm_start=size["warm_start"])
-    learner = Machine(cable.on(cable.learner), folders[0], hidden=folders[1])
-    actor = Machine(cable.on(cable.actor), folders[1], hidden=folders[0])
+    learner = Machine(cable.on(cable.learner), folders[0], hidden=[folders[1], cache_folder()])
+    actor = Machine(cable.on(cable.actor), folders[1], hidden=[folders[0]])
     run = folders[0] / "runs" / "first"
     reader, events = MetricsReader(run / "metrics.jsonl"), []
 
