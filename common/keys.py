@@ -154,6 +154,7 @@ class KeyList:
         self._files = _listed(folder, {})
         self._names = {key: name for name, (_, key) in self._files.items()}
         self._wrong = ""  # with the list as it was read last
+        self._changes = 0
         self._folder_changed = self._folder_stamp()
         self._looked_at = self._read_at = clock()
 
@@ -174,6 +175,11 @@ class KeyList:
         self._read_if_older(1.0)
         return name in self._files
 
+    def look(self) -> int:
+        """How often the list has changed, as of the last second."""
+        self._read_if_older(1.0)
+        return self._changes
+
     def _read_if_older(self, seconds: float, *, whole: bool = False) -> None:
         """Look whether a file came or went, at most once in `seconds`; and now and then, or if `whole`, at every file.
 
@@ -186,7 +192,9 @@ class KeyList:
                 self._folder_changed, self._read_at = stamp, now
                 try:
                     self._files, self._wrong = _listed(self._folder, self._files), ""
-                    self._names = {key: name for name, (_, key) in self._files.items()}
+                    names = {key: name for name, (_, key) in self._files.items()}
+                    self._changes += names != self._names
+                    self._names = names
                 except UsageError as error:
                     self._wrong = str(error)
         if self._wrong:

@@ -57,6 +57,7 @@ T = TypeVar("T")
 BATCH_BYTES = 64 << 20  # read together before a commit
 BATCH_MESSAGES = 256
 TICK_SECONDS = 0.5
+COMPARED_SECONDS = 5.0  # between looks at each connection's key while the list is the same
 STOPPED_SECONDS = 3.0  # without a tick: the process or the machine stood still
 FIGURES_EVERY = 2.0  # seconds
 FAREWELL_SECONDS = 15.0  # that actors have to leave after the end
@@ -81,6 +82,7 @@ class Gateway:
         self._desk = TrainerDesk(run, lambda: self.reception.peers.versions_in_use(time.monotonic()))
         self._end_reminder = Reminder(time.monotonic)
         self._list_reminder = Reminder(time.monotonic)
+        self._list_seen, self._list_compared_at = -1, 0.0
         self._insecure_reminder = Reminder(time.monotonic, SAY_INSECURE_EVERY)
         self._credit = Credit(link.memory_megabytes << 20, link.peer_megabytes << 20)
         self._journalling = Journalling(run, self._credit)
@@ -236,7 +238,12 @@ class Gateway:
         if listed is None:
             return
         try:
+            changes, now = listed.look(), time.monotonic()
+            # a key that was let in while the list changed is heard of later
+            if changes == self._list_seen and now - self._list_compared_at < COMPARED_SECONDS:
+                return
             self._guard.dismiss_unlisted(listed)
+            self._list_seen, self._list_compared_at = changes, now
         except UsageError as error:
             self._say_unreadable(error)
         self.reception.dismiss_unlisted()

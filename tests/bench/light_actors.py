@@ -203,7 +203,7 @@ def beat(actors, talk, seconds, interval, window):
     for some in itertools.cycle(list(in_windows(actors, window))):
         due = sent / len(actors) * interval - (time.perf_counter() - began)
         if due > 0:
-            time.sleep(due)
+            time.sleep(min(due, seconds))
         if time.perf_counter() - began > seconds:
             return
         all_answers(some, [talk.heartbeat(actor) for actor in some])
