@@ -112,6 +112,7 @@ class Twin:
             self.trainer.socket = TrainerSocket()
             ports = {"actors": far[0], "files": far[1], "trainer": self.trainer.socket}
             ports |= {"port": PORT, "files_port": FILES_PORT, "listed": None, "guard": Guardless()}
+            ports["gate"] = self.loop.create_task(asyncio.Event().wait())
             self.gateway = Gateway(run, self.link, SimpleNamespace(**ports))
             try:
                 await self.gateway.serve()
