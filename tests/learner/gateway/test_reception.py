@@ -17,6 +17,7 @@ from common.messages import (
     HeartbeatReply,
     LeaseGrant,
     LeaseRequest,
+    LeaseReturn,
     Message,
     Refused,
     Unreadable,
@@ -138,6 +139,26 @@ def test_an_actor_gets_a_lease_for_each_slot_and_for_each_trajectory_in_its_spoo
         desk.say(Heartbeat(policy_version=0, episodes=2, tokens_per_second=0.0, spooled=spooled))
         assert len(desk.lease(1000)) == granted
     assert desk.run.book.leased("actor-0") == 4
+
+
+def test_a_straggler_is_told_to_stop_and_says_how_far_it_was_and_its_late_trajectory_is_fenced(desk):
+    desk.run.book.config = desk.run.book.config.model_copy(update={"straggler_share": 0.7})
+    desk.say(make_hello())
+    leases = desk.say(LeaseRequest(count=4)).leases
+    for lease in leases[:3]:
+        assert desk.say(make_trajectory(lease)).outcome == "ok"
+    late = leases[3].lease_id
+    assert desk.beat(late).cancelled == ()
+    (group,) = desk.run.book.take(1)
+    assert len(group.survivors) == 3
+    desk.run.commit()
+    assert desk.beat(late).cancelled == (late,)
+    returned = LeaseReturn(lease_id=late, reason="cancelled by the learner", failure=False, tokens=120)
+    assert desk.say(returned).outcome == "fenced"
+    figures = desk.run.ledger.straggler_figures(1)
+    assert (figures["cut"], figures["mean_tokens_cut"]) == (1, 120.0)
+    assert desk.say(make_trajectory(leases[3], prompt=300, sampled=20)).outcome == "fenced"
+    assert desk.run.ledger.straggler_figures(1)["mean_tokens_cut"] == 320.0
 
 
 def test_a_goodbye_frees_all_leases_at_once(desk):
