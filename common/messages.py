@@ -124,7 +124,7 @@ class Trajectory(Message):
     @property
     def oldest_version(self) -> int:
         """The oldest policy version that sampled a token here."""
-        return int(self.versions[self.sampled].min())
+        return int(self.versions.view("<u4").min())  # unsigned, -1 is the largest
 
     @model_validator(mode="after")
     def arrays_agree(self) -> Self:
@@ -153,13 +153,11 @@ class Trajectory(Message):
             raise ValueError("token_bytes: a token id is negative")
         if ((self.versions >= 0).view("u1") != mask).any():
             raise ValueError("version_bytes: versions must stand at the sampled tokens and -1 elsewhere")
-        bounds = self.turns.reshape(-1)
-        if (np.diff(bounds, prepend=0, append=count) < 0).any():
+        # lengths of what lies between turns and of turns, in alternation; in int64, where no difference wraps
+        lengths = np.diff(self.turns.reshape(-1).astype(np.int64), prepend=0, append=count)
+        if (lengths < 0).any():
             raise ValueError("turn_bytes: turns must be ordered and within the trajectory")
-        edges = np.zeros(count + 1, np.int8)  # ordered turns do not overlap: the sums are 0 and 1, in any modulus
-        np.add.at(edges, self.turns[:, 0], 1)
-        np.add.at(edges, self.turns[:, 1], -1)
-        if (np.cumsum(edges[:-1], dtype=np.int8).view("u1") != mask).any():
+        if (np.repeat(np.arange(len(lengths)).astype("u1") & 1, lengths) != mask).any():
             raise ValueError("turn_bytes: turns must cover the sampled tokens exactly")
         return self
 

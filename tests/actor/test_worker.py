@@ -28,7 +28,7 @@ from common.messages import (
     Welcome,
 )
 from common.run_lock import only_one
-from common.wire import decode
+from common.wire import decode, encode
 
 DIGEST = "ab" * 32
 
@@ -257,6 +257,21 @@ def test_a_world_that_dies_costs_its_episode_alone_and_is_no_reward(scene, tmp_p
     scene.on_execute = fail_once
     live(make_worker(tmp_path), lambda: len(scene.of(Trajectory)) == 3)
     assert [returned.reason for returned in scene.of(LeaseReturn)] == ["WorldFailure: the world broke down"]
+
+
+def test_a_trajectory_that_no_link_carries_costs_its_lease_alone(scene, tmp_path, monkeypatch):
+    scene.leases = many(3)
+
+    def limited(trajectory, **_):
+        if trajectory.trajectory_id == "g1.1.0":
+            raise ValueError("message of 70000000 bytes, allowed are 67108864")
+        return encode(trajectory)
+
+    monkeypatch.setattr("actor.outbox.encode", limited)
+    live(make_worker(tmp_path), lambda: len(scene.of(Trajectory)) == 2)
+    assert [(returned.lease_id, returned.reason) for returned in scene.of(LeaseReturn)] == [
+        ("g1.1.0", "ValueError: message of 70000000 bytes, allowed are 67108864")
+    ]
 
 
 def test_an_engine_that_dies_is_started_again_and_its_leases_are_returned(scene, tmp_path):

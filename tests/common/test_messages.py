@@ -103,6 +103,8 @@ def test_the_arrays_come_back_as_numbers():
         ({"turn_bytes": np.array([[5, 6], [2, 4]], "<i4")}, "turn_bytes"),
         ({"turn_bytes": np.array([[-1, 4], [5, 6]], "<i4")}, "turn_bytes"),
         ({"turn_bytes": np.array([[1, 4], [5, 6]], "<i4")}, "turn_bytes"),
+        # differences that wrap to small positive numbers in int32, and would ask for gibibytes
+        ({"turn_bytes": np.array([[2**31 - 1, -(2**31)], [-(2**31) + 1, 6]], "<i4")}, "turn_bytes"),
     ],
 )
 def test_arrays_that_do_not_agree_are_refused_by_name(changes, field):
