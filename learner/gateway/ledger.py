@@ -172,11 +172,9 @@ class Ledger:
     def journal(self, trajectory: Trajectory, frame: bytes) -> None:
         """Store an arrived trajectory, as the very frame that came. A second one of the same id changes nothing."""
         self._begin()
-        if self.has_arrived(trajectory.trajectory_id):
-            return
         place = self._frames.append(frame)
         self._database.execute(
-            "INSERT INTO trajectories VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR IGNORE INTO trajectories VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 trajectory.trajectory_id, trajectory.actor, trajectory.lease.task_id, trajectory.lease.label,
                 trajectory.reward, int(trajectory.success), len(trajectory.sampled_bytes),

@@ -196,6 +196,7 @@ class Gateway:
         """What `work` gives, once all that it changed is on the disk; None when that takes no more of it."""
         done = self._journalling.done(work, wanted)
         if done is None:
+            self.reception.episodes_done = self._run.ledger.arrived()
             return None
         if self._run.moved:
             self._trainer.news()
