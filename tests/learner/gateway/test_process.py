@@ -16,7 +16,7 @@ from gateway_builders import TASKS, actor_link, make_keys, make_trajectory
 
 from common.config import LinkConfig
 from common.link import ActorLink
-from common.messages import Ack, LeaseGrant, LeaseRequest
+from common.messages import Ack, Heartbeat, LeaseGrant, LeaseRequest
 from learner.gateway import books
 from learner.gateway.draw import RolloutConfig, TaskDraw
 from learner.gateway.ledger import open_database
@@ -81,6 +81,8 @@ async def act(link: ActorLink, acknowledged: dict[str, str], stop: asyncio.Event
         grant = await link.request(LeaseRequest(count=2))
         assert isinstance(grant, LeaseGrant)
         if not grant.leases:
+            # what was granted in an answer that a kill swallowed is held by nobody, and only a heartbeat says so
+            await link.request(Heartbeat(policy_version=0, episodes=0, tokens_per_second=0.0, spooled=0))
             await asyncio.sleep(0.01)
         for lease in grant.leases:
             ack = await link.request(make_trajectory(lease))
