@@ -198,20 +198,20 @@ def test_actors_killed_at_random_instants_of_a_download_leave_nothing_torn(tmp_p
 
     async def check():
         async with machine(tmp_path, ["a"]) as (serving, actors, digest):
-            whole = 0
+            whole, torn = 0, -1
             for _ in range(kills):
-                serving.most = serving.given + chance.randrange(len(CONTENT) // 2)
+                serving.most = serving.given + 1 + chance.randrange(len(CONTENT) // 2)
                 before = len(serving.asked)
                 actor = FetchingActor(tmp_path / "keys", tmp_path / "versions", port=actors[0].port, name="a")
                 actor.say("fetch", 1, digest)
-                await until(lambda: serving.given >= serving.most or bool(list(finished(tmp_path))))
+                await until(lambda torn=torn: serving.given >= serving.most or finished(tmp_path, torn))
                 await asyncio.sleep(chance.random() * 0.02)
                 actor.end()
                 assert len(serving.asked) >= before
-                for folder in finished(tmp_path):
+                for folder in finished(tmp_path, torn):
                     verify(folder, digest)
-                    whole += 1
                     (folder / WEIGHTS).unlink()  # torn by something else: the next one starts anew
+                    whole, torn = whole + 1, folder.stat().st_ctime_ns
             serving.most = 1 << 40
             word, folder = await actors[0].fetch(1, digest)
             assert word == "fetched", folder
@@ -223,5 +223,6 @@ def test_actors_killed_at_random_instants_of_a_download_leave_nothing_torn(tmp_p
     asyncio.run(asyncio.wait_for(check(), 30 + 5 * kills))
 
 
-def finished(tmp_path):
-    return (tmp_path / "versions" / RUN).glob("v*")
+def finished(tmp_path, torn=-1):
+    """Folders of versions that stand as whole, but for the one last changed at `torn`."""
+    return [path for path in (tmp_path / "versions" / RUN).glob("v*") if path.stat().st_ctime_ns != torn]
