@@ -2,9 +2,14 @@
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from actor.world import install
 from actor.world.build import BuildArguments, build
+
+# how long an example takes is the machine's business, and others work on it too
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from gateway_builders import make_hello, make_run
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.checkpoint import FileEntry, Manifest, Probe, publish
@@ -65,6 +65,7 @@ def test_the_gateway_refuses_for_good_and_the_refused_actor_is_not_heard(tmp_pat
     run.close()
 
 
+@settings(max_examples=20)  # a ledger each: the disk has its own time
 @given(protocol=st.integers(min_value=0, max_value=99).filter(lambda number: number != PROTOCOL_VERSION))
 def test_a_hello_of_another_protocol_is_told_so_even_when_its_fields_are_not_known_here(tmp_path_factory, protocol):
     import msgpack
