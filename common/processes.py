@@ -13,6 +13,12 @@ from pathlib import Path
 from common.log import get_logger
 
 log = get_logger(__name__)
+PARENT = "LOOP_PARENT"  # environment variable: the id of the process that started this one
+
+
+def parent_of_this() -> int:
+    """The process that started this one, also when it is gone already; else `os.getppid` tells who took it over."""
+    return int(os.environ.get(PARENT, os.getppid()))
 
 
 class Children:
@@ -32,7 +38,7 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, PARENT: str(os.getpid()), **(environment or {})},
                 # a terminal's Ctrl-C reaches this process alone, which then ends its children in order
                 start_new_session=True,
             )

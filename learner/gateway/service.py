@@ -36,6 +36,7 @@ from common.config import LinkConfig, RunConfig, Section, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import Reminder, configure, get_logger
 from common.messages import Message, Unreadable
+from common.processes import parent_of_this
 from common.run_lock import only_one
 from common.sockets import INSECURE, SAY_INSECURE_EVERY, name_and_frames, question_in
 from common.wire import encode
@@ -258,7 +259,7 @@ class Gateway:
 
     async def _tick(self) -> None:
         figures_at = over_since = 0.0
-        now, parent = time.monotonic(), os.getppid()
+        now, parent = time.monotonic(), parent_of_this()
         while True:
             await asyncio.sleep(TICK_SECONDS)
             before, now = now, time.monotonic()

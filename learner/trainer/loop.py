@@ -43,6 +43,7 @@ from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import Stopwatch, get_logger
 from common.metrics import MetricsFile, MetricsReader
+from common.processes import parent_of_this
 from common.run_lock import only_one
 from learner.config import LearnerConfig
 from learner.gateway.trainer_port import GroupRecord, Resume, TrainerPort, Waiting
@@ -348,7 +349,7 @@ def main(argv: Sequence[str]) -> int:
     rank, name = here().rank, stem_of(_name())
     logs.configure(name, file=run.folder / "logs" / f"{name}.jsonl", console=sys.stderr.isatty(), level=run.log_level)
     if flags["stop-with-parent"] or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's agent, killed, leaves its ranks
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(parent_of_this(),), daemon=True).start()
     torch.set_num_threads(config.model.threads)
     lock = contextlib.nullcontext() if rank else only_one(run.folder / "trainer.lock")
     with lock, joined() as ranks, contextlib.ExitStack() as closing:

@@ -32,6 +32,7 @@ from common.checkpoint import (
 from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import configure, get_logger
+from common.processes import parent_of_this
 from common.run_lock import only_one
 from learner.config import LearnerConfig
 from learner.gateway import trainer_port
@@ -135,7 +136,7 @@ def main() -> int:
     folder = resolved["run"].folder
     configure("trainer", file=folder / "logs" / "trainer.jsonl", console=False)
     if given["stop-with-parent"]:
-        threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=end_with_parent, args=(parent_of_this(),), daemon=True).start()
     trainer_port.ANSWER_WITHIN = 1.5  # a gateway that was killed lost the question; it is asked again sooner
     try:
         with only_one(folder / "trainer.lock"):

@@ -60,3 +60,14 @@ def test_a_run_goes_on_when_its_whole_learner_is_killed(tmp_path, kills):
         fleet.start("learner", *fleet.actors)
         kill_again_and_again(fleet, chance, [("learner",), ("learner", "actor-0")], kills)
         assert_it_goes_on_and_ends_well(fleet)
+
+
+def test_a_learner_killed_while_its_children_start_leaves_none_of_them(tmp_path):
+    """They look for their parent when they have begun to work; it is gone by then."""
+    with Fleet(tmp_path, seed=6) as fleet:
+        fleet.start("learner")
+        fleet.until_logged("learner", "process_started", count=2)
+        fleet.kill("learner")
+        fleet.until_unlocked()
+        fleet.start("learner", *fleet.actors)
+        assert_it_goes_on_and_ends_well(fleet)
