@@ -96,6 +96,7 @@ class Twin:
         self.misled: list[str] = []  # actors that ended because of a spoiled message, and why
         self.gateway: Gateway | None = None
         self._counted_before = 0  # unreadable frames, by gateways that were killed
+        self._workers: list[actor.worker.Worker] = []
         self._lives: dict[str, tuple[str, asyncio.Task]] = {}
         self._commits_left: tuple[int, str] | None = None
         loop.set_exception_handler(lambda _loop, context: self.escaped.append(str(context)))
@@ -156,6 +157,7 @@ class Twin:
         config = ActorConfig(name=name, folder=self.folder / name, episodes=3, drain_seconds=0.0, flush_seconds=1.0)
         while True:
             worker = actor.worker.Worker(RunConfig(folder=self.folder), self.link, WorldConfig(), config)
+            self._workers.append(worker)
             worker._instance = f"{name}-{self.loop.time():.3f}"  # drawn by chance otherwise
             life.set(worker._instance)
             task = self.loop.create_task(worker.run())
@@ -207,6 +209,9 @@ class Twin:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            for worker in self._workers:  # who was cancelled amid its leaving did not come to this
+                worker._link._context.destroy(linger=0)
+                worker._files._context.destroy(linger=0)
 
     async def _kept(self, keeper) -> None:
         try:
