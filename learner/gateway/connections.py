@@ -22,6 +22,9 @@ MOST_UNHEARD = 8  # handshakes of one name in `FIRST_WORD_SECONDS` that no messa
 LOOK_CLOSER = 4 << 20  # held: from here on, what lies in the kernel is asked for and taken off
 SMALL = 64 << 10  # held: nothing is won by a cut
 RETAINED_SECONDS = 5.0  # that the queue of a closed connection counts for, at most
+RESTS_SECONDS = 5.0  # before a name that was cut for its memory may connect again: libzmq takes a while to free it
+WEIGHED_FROM = 16 << 20  # held in all: from here on, what it weighs in memory is looked at
+IN_HAND = 352 << 20  # that the gateway itself may have in use: a batch of the largest messages, read twice over
 MOST_CLOSED = 4096  # closed connections whose messages may still come
 
 
@@ -86,6 +89,7 @@ class Connections:
         self._by_routing: dict[bytes, Connection] = {}
         self._by_name: dict[tuple[str, str], list[Connection]] = {}
         self._unheard: dict[str, deque[float]] = {}
+        self._rests: dict[str, float] = {}  # names cut for their memory, and until when
         self._kept = 0  # open and not cut
 
     @property
@@ -129,11 +133,14 @@ class Connections:
         return gone
 
     def admit(self, name: str, now: float) -> int | None:
-        """A token for a handshake that is about to succeed; None: this name has too many that said nothing."""
+        """A token for a handshake that is about to succeed.
+
+        None: this name has too many that said nothing, or was cut for its memory a moment ago.
+        """
         unheard = self._unheard.setdefault(name, deque())
         while unheard and now - unheard[0] > FIRST_WORD_SECONDS:
             unheard.popleft()
-        if name and len(unheard) >= MOST_UNHEARD:
+        if name and (len(unheard) >= MOST_UNHEARD or self._rests.get(name, now) > now):
             return None
         unheard.append(now)
         return next(self._numbers)
@@ -179,14 +186,22 @@ class Connections:
     # --- what is to be done about them
 
     def judge(self, now: float, grown: int) -> list[Cut]:
-        """Measure all connections; those that are to be cut. `grown`: bytes that the process is above its start."""
+        """Measure all connections; those that are to be cut. `grown`: bytes in use above those at the start."""
         for connection in self._open.values():
             self._measure(connection)
+        self._weigh(grown)
         return [*self._silent(now), *self._too_large(now, grown)]
 
     def held(self) -> int:
         """Bytes held for connections that were not cut, as of the last look."""
         return sum(connection.held for connection in self._open.values() if not connection.cut_for)
+
+    def _weigh(self, grown: int) -> None:
+        """Many small frames take more memory than they had bytes: each then counts for its share of what is in use."""
+        total = self.held()
+        if total >= WEIGHED_FROM and grown - IN_HAND > total:
+            for connection in self._open.values():
+                connection.held = connection.held * (grown - IN_HAND) // total
 
     def _silent(self, now: float) -> Iterable[Cut]:
         cuts = []
@@ -214,6 +229,7 @@ class Connections:
                 )
                 sums[_peer(connection)] -= connection.held
                 cuts.append(self._cut(connection, "peer_memory", reason))
+                self._rests[connection.name] = now + RESTS_SECONDS
         total = sum(connection.held for connection in kept if not connection.cut_for)
         retained = max(0, min(self._retained(now), grown - total))  # no more than there is
         for connection in kept:

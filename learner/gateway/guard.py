@@ -27,6 +27,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from common.keys import KeyList
 from common.log import Reminder, get_logger
+from common.memory import in_use
 from common.sockets import CONNECTION_KEY, CONNECTION_TOKEN, MONITORED, why_failed
 from common.tcp import Tap, wire_bytes
 from learner.gateway.connections import Connection, Connections, Cut, Limits
@@ -75,7 +76,8 @@ class Guard:
         self._stop = threading.Event()
         self._statm = os.open("/proc/self/statm", os.O_RDONLY)
         self._page = os.sysconf("SC_PAGE_SIZE")
-        self._size_at_start = self._size_at_look = self._size()
+        self._size_at_look = self._size()
+        self._in_use_at_start = in_use()
         self._looked_at = -LOOK_AT_EACH_SECONDS
         self._alive_at = time.monotonic()
         self._awake = 0.0
@@ -193,7 +195,7 @@ class Guard:
                 self._size_at_look = min(size, self._size_at_look)
                 return
             self._size_at_look, self._looked_at = size, now
-            self._carry_out(self._connections.judge(self._awake, size - self._size_at_start))
+            self._carry_out(self._connections.judge(self._awake, in_use() - self._in_use_at_start))
 
     def _size(self) -> int:
         """Bytes of this process in memory."""

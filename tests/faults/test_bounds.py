@@ -19,12 +19,10 @@ from common.config import LinkConfig
 from common.keys import actor_keys
 from common.messages import FileRequest, LeaseRequest
 from common.wire import encode
+from learner.gateway.connections import IN_HAND
 from learner.gateway.service import opened
 
 PEER = MEMORY = 160 << 20
-# what is in hand besides the queues: a batch of two of the largest messages, the one of them that is being read twice
-# over, and what the thread of libzmq adds until the next look
-IN_HAND = 352 << 20
 
 
 @pytest.fixture

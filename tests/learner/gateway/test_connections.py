@@ -8,9 +8,11 @@ from common.config import LinkConfig
 from common.wire import MAX_MESSAGE_BYTES
 from learner.gateway.connections import (
     FIRST_WORD_SECONDS,
+    IN_HAND,
     MOST_CLOSED,
     MOST_OF_A_NAME,
     MOST_UNHEARD,
+    RESTS_SECONDS,
     Connection,
     Connections,
     Limits,
@@ -114,14 +116,14 @@ def test_above_the_bound_in_all_the_largest_goes():
 
 
 def test_queues_of_connections_that_were_cut_count_until_they_were_read():
-    """A name that fills one connection after another is not given the bound anew each time."""
+    """Those who fill one connection after another are not given the bound anew each time."""
     made = make()
     for number in range(4):
         tap = accept(made, number)
-        connection = introduce(made, number, "mallory", bytes([number]))
+        connection = introduce(made, number, f"mallory-{number}", bytes([number]))
         tap.received = 11 * MIB
         cuts = made.judge(0.0, (number + 1) * 11 * MIB)
-        assert kinds(cuts) == [("peer_memory", "mallory")]
+        assert kinds(cuts) == [("peer_memory", f"mallory-{number}")]
         made.closed(number, 0.0)
     tap = accept(made, 9)
     other = introduce(made, 9, "actor-0", b"honest")
@@ -226,12 +228,38 @@ def test_connections_long_closed_are_forgotten():
     assert made.count == 0
 
 
+def test_who_was_cut_for_its_memory_rests_a_while_and_nobody_else_does():
+    made = make()
+    accept(made, 1).received = 11 * MIB
+    introduce(made, 1, "mallory", b"one")
+    assert kinds(made.judge(100.0, 11 * MIB)) == [("peer_memory", "mallory")]
+    assert made.admit("mallory", 100.0 + RESTS_SECONDS - 0.1) is None
+    assert made.admit("actor-0", 100.0) is not None
+    assert made.admit("mallory", 100.0 + RESTS_SECONDS) is not None
+
+
+def test_small_frames_count_for_what_they_take_in_memory():
+    """Of 160 MiB that may wait, 64 came as bytes and take five times that: who sent most of them goes."""
+    made = make(peer=160 * MIB, memory=160 * MIB)
+    for number, name in enumerate(("actor-0", "mallory")):
+        accept(made, number).received = (4, 60)[number] * MIB
+        introduce(made, number, name, bytes([number]))
+    assert made.judge(0.0, IN_HAND + 64 * MIB) == [], "what the gateway has in hand is not theirs"
+    assert kinds(made.judge(0.0, IN_HAND + 5 * 64 * MIB)) == [("peer_memory", "mallory")]
+
+
+def test_a_little_that_waits_is_not_blamed_for_memory_that_others_left():
+    made = make()
+    accept(made, 1).received = MIB
+    assert made.judge(0.0, IN_HAND + 9 * MIB) == []
+
+
 def test_nobody_is_cut_where_nothing_is_won():
     """Queues of others wait to be read: who holds a heartbeat is not cut for them."""
     made = make()
     for number in range(4):
         tap = accept(made, number)
-        introduce(made, number, "mallory", bytes([number]))
+        introduce(made, number, f"mallory-{number}", bytes([number]))
         tap.received = 11 * MIB
         made.judge(0.0, 44 * MIB)
         made.closed(number, 0.0)
