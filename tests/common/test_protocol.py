@@ -109,6 +109,10 @@ def test_it_names_no_kind_that_is_none():
         ("bytes of a message to an actor", sockets.ANSWER_BYTES),
         ("seconds from connecting to the first message", int(connections.FIRST_WORD_SECONDS)),
         ("connections of a name to one port", connections.MOST_OF_A_NAME),
+        (
+            "seconds before a name that was cut for what it made the gateway hold may connect again",
+            int(connections.RESTS_SECONDS),
+        ),
         ("handshakes of a name in that time which no message followed", connections.MOST_UNHEARD),
         ("schema digest", schema_digest()),
         ("prompt digest", form_digest()),
