@@ -152,6 +152,19 @@ class LightPrompt:
         return "".join(chr(i - 1000) for i in sampled_ids if i > 1000) or None
 
 
+def light_parts(link: type[ActorLink], outbox: type[Outbox]) -> dict[str, object]:
+    """What stands in a worker for vLLM and AppWorld, and the link and outbox that see what passes; by its names."""
+    return {
+        "ActorLink": link,
+        "Outbox": outbox,
+        "Policy": LightPolicy,
+        "WorldHost": LightWorlds,
+        "Prompt": LightPrompt,
+        "appworld_python": lambda: None,
+        "find_world": lambda _root: None,
+    }
+
+
 def main() -> int:
     seen = Seen(Path(settings()["seen"]))
 
@@ -167,16 +180,7 @@ def main() -> int:
             await super().add(trajectory)
             seen.note("spooled", trajectory.trajectory_id)
 
-    parts = {
-        "ActorLink": SeenLink,
-        "Outbox": SeenOutbox,
-        "Policy": LightPolicy,
-        "WorldHost": LightWorlds,
-        "Prompt": LightPrompt,
-        "appworld_python": lambda: None,
-        "find_world": lambda _root: None,
-    }
-    for name, part in parts.items():
+    for name, part in light_parts(SeenLink, SeenOutbox).items():
         assert hasattr(actor.worker, name), name
         setattr(actor.worker, name, part)
     return common.cli.main(["actor", *sys.argv[1:]])

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from frame_fuzzing import bombs, fuzzed_frames, honest_frames
-from gateway_builders import make_hello, make_run, the_books
+from gateway_builders import make_hello, make_reception, make_run, the_books
 
 from common.messages import Ack, HeartbeatReply, LeaseGrant, Message, Refused, Unreadable, Welcome
 from common.wire import MAX_MESSAGE_BYTES, decode, encode
 from learner.gateway.ledger import Version
-from learner.gateway.reception import Reception
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,14 +55,7 @@ def test_the_gateway_answers_each_of_them_and_its_books_balance(tmp_path, count)
     run.publish(Version(0, "00" * 32, 0))
     run.ledger.publish(Version(0, "00" * 32, 0), 0, 0)
     run.commit()
-    reception = Reception(
-        run,
-        heartbeat_seconds=2.0,
-        silence=6.0,
-        is_connected=lambda _: False,
-        is_listed=lambda _: True,
-        clock=lambda: 0.0,
-    )
+    reception = make_reception(run, is_connected=False)
     answers: dict[str, int] = {}
     reception.answer("actor-0", b"r1", encode(make_hello()))
     for number, frame in enumerate(fuzzed_frames(2, count)):

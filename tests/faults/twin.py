@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 from gateway_builders import make_keys, make_run, the_books
-from light_actor import LightPolicy, LightPrompt, LightWorlds
+from light_actor import light_parts
 from memory_link import HARMLESS, Fate, Network, in_memory, life
 from structlog.testing import capture_logs
 from twin_trainer import TrainerSocket, TwinTrainer
@@ -310,15 +310,7 @@ def _replacements(twin: Twin, loop: asyncio.AbstractEventLoop):
             await super().add(trajectory)
             twin.spooled.add(trajectory.trajectory_id)
 
-    parts = {
-        "ActorLink": SeenLink,
-        "Outbox": SeenOutbox,
-        "Policy": LightPolicy,
-        "WorldHost": LightWorlds,
-        "Prompt": LightPrompt,
-        "appworld_python": lambda: None,
-        "find_world": lambda _root: None,
-    }
+    parts = light_parts(SeenLink, SeenOutbox)
     yield from (patch.object(actor.worker, name, part) for name, part in parts.items())
     yield patch.dict(os.environ, {"LIGHT": json.dumps(LIGHT)})
     yield patch.dict(Reception.__init__.__kwdefaults__, {"clock": loop.time})

@@ -19,7 +19,10 @@ from learner.gateway import books
 from learner.gateway.draw import EvaluationConfig, RolloutConfig, TaskDraw
 from learner.gateway.leases import LeaseBook
 from learner.gateway.ledger import open_database
+from learner.gateway.reception import Reception
 from learner.gateway.run_state import RunState
+from learner.gateway.trainer_desk import TrainerDesk
+from learner.gateway.trainer_port import Noted, Published, TrainerHello
 
 TASKS = ("a_1", "a_2", "b_1", "b_2")
 
@@ -136,3 +139,38 @@ def the_books(folder: Path) -> books.Books:
         return books.books(database)
     finally:
         database.close()
+
+
+def make_reception(run: RunState, *, is_connected: bool = True) -> Reception:
+    """Of a run, on a clock that stands still; every name is listed."""
+    return Reception(
+        run,
+        heartbeat_seconds=2.0,
+        silence=6.0,
+        is_connected=lambda _: is_connected,
+        is_listed=lambda _: True,
+        clock=lambda: 0.0,
+    )
+
+
+def tell_desk(run: RunState, message: object) -> object:
+    """The desk's answer to the trainer, durable."""
+    answer, _ = TrainerDesk(run).answer(message)
+    run.commit()
+    return answer
+
+
+def publish_step(run: RunState, step: int, consumed: Sequence[str] = (), dropped: Sequence[str] = ()) -> None:
+    """The trainer's word that a step is made; what it dropped was without signal."""
+    digest, words = f"{step:064x}", dict.fromkeys(dropped, "no_signal")
+    message = Published(policy_version=step, manifest_digest=digest, step=step, consumed=tuple(consumed), dropped=words)
+    assert tell_desk(run, message) == Noted()
+
+
+def begun_run(folder: Path, **changes: object) -> RunState:
+    """A run whose first version is published; or the same, opened again."""
+    run = make_run(folder, **changes)
+    if run.policy_version < 0:
+        tell_desk(run, TrainerHello(resume=None))
+        publish_step(run, 0)
+    return run

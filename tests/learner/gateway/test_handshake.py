@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gateway_builders import make_hello, make_run
+from gateway_builders import make_hello, make_reception, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +13,6 @@ from common.prompt import form_digest
 from common.wire import encode, schema_digest, unpack
 from learner.gateway.handshake import Common
 from learner.gateway.ledger import Version
-from learner.gateway.reception import Reception
 
 HERE = Common(run_id="r", schema_digest="aa" * 32, prompt_digest="bb" * 32, tokenizer_digest="cc" * 32)
 SAME = {"schema_digest": "aa" * 32, "prompt_digest": "bb" * 32, "tokenizer_digest": "cc" * 32, "run_id": "r"}
@@ -40,17 +39,6 @@ def test_who_has_all_in_common_is_let_in():
 )
 def test_what_differs_is_named_with_both_values_and_what_to_do(change, told):
     assert HERE.difference("actor-0", make_hello(**{**SAME, **change})).startswith(told)
-
-
-def make_reception(run) -> Reception:
-    return Reception(
-        run,
-        heartbeat_seconds=2.0,
-        silence=6.0,
-        is_connected=lambda _: True,
-        is_listed=lambda _: True,
-        clock=lambda: 0.0,
-    )
 
 
 def test_the_gateway_refuses_for_good_and_the_refused_actor_is_not_heard(tmp_path):

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from gateway_builders import make_book, make_run, make_trajectory, the_books
+from gateway_builders import begun_run, make_book, make_trajectory, publish_step, tell_desk, the_books
 
 from common.messages import Lease
 from common.metrics import MetricsReader
 from common.wire import encode
 from learner.gateway.run_state import RunState
-from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_port import Groups, NextGroups, Noted, Published, Resume, TrainerHello
 
 SEVEN = ("a_1", "a_2", "b_1", "b_2", "c_1", "c_2", "d_1")
 
 
 def begin(folder: Path, **changes: object) -> RunState:
-    run = make_run(folder, groups_per_step=1, group_size=2, steps=9, **changes)
-    if run.policy_version < 0:
-        tell(run, TrainerHello(resume=None))
-        publish(run, 0)
-    return run
-
-
-def tell(run: RunState, message: object) -> object:
-    answer, _ = TrainerDesk(run).answer(message)
-    run.commit()
-    return answer
-
-
-def publish(run: RunState, step: int, consumed: Sequence[str] = (), dropped: Sequence[str] = ()) -> None:
-    digest, words = f"{step:064x}", dict.fromkeys(dropped, "no_signal")
-    message = Published(policy_version=step, manifest_digest=digest, step=step, consumed=tuple(consumed), dropped=words)
-    assert tell(run, message) == Noted()
+    return begun_run(folder, groups_per_step=1, group_size=2, steps=9, **changes)
 
 
 def roll_out(run: RunState, *rewards: float) -> list[Lease]:
@@ -51,7 +34,7 @@ def ids(leases: Iterable[Lease]) -> list[str]:
 
 
 def handed(run: RunState, step: int) -> list[str]:
-    answer = tell(run, NextGroups(step=step))
+    answer = tell_desk(run, NextGroups(step=step))
     assert isinstance(answer, Groups), answer
     return [lease_id for group in answer.groups for lease_id in group.trajectory_ids]
 
@@ -81,7 +64,7 @@ def test_a_step_goes_on_with_what_it_has_when_its_replacements_are_spent(tmp_pat
     assert run.book.take(1) == "1 group; 2 without signal were replaced, 2 may be"
     last = roll_out(run, 0.0, 0.0)
     assert handed(run, 1) == ids(last)
-    publish(run, 1, dropped=ids(last))
+    publish_step(run, 1, dropped=ids(last))
     assert the_books(tmp_path).dropped == {"no_signal": 6}
     roll_out(run, 0.0, 0.0)
     assert run.book.history.refills(2) == 1, "the next step has its own replacements"
@@ -99,12 +82,12 @@ def test_what_a_step_replaced_stays_replaced_when_the_trainer_loses_that_step(tm
     run = begin(tmp_path, refill_most=1)
     trained = roll_out(run, 0.0, 1.0)
     handed(run, 1)
-    publish(run, 1, ids(trained))
+    publish_step(run, 1, ids(trained))
     dropped = roll_out(run, 0.0, 0.0)
     lost = roll_out(run, 1.0, 1.0)
     assert handed(run, 2) == ids(lost)
-    publish(run, 2, dropped=ids(lost))
-    tell(run, TrainerHello(resume=Resume(policy_version=1, step=1, consumed=tuple(ids(trained)))))
+    publish_step(run, 2, dropped=ids(lost))
+    tell_desk(run, TrainerHello(resume=Resume(policy_version=1, step=1, consumed=tuple(ids(trained)))))
     assert handed(run, 2) == ids(lost), "the same groups again, though they are without signal"
     assert run.ledger.lease_state(dropped[0].lease_id) == ("dropped", "no_signal")
     assert the_books(tmp_path).balanced
@@ -127,7 +110,7 @@ def test_a_groups_turns_are_fixed_when_it_is_drawn_and_grow_from_step_to_step(tm
     (early,), _ = run.book.grant("actor-0", 1, now=0.0)
     run.commit()
     handed(run, 1)
-    publish(run, 1, ids(first))
+    publish_step(run, 1, ids(first))
     run.close()
     run = begin(tmp_path, **horizon)
     leases, _ = run.book.grant("actor-0", 3, now=0.0)
@@ -145,12 +128,12 @@ def test_metrics_count_groups_without_signal_by_step_in_sum_and_by_task(tmp_path
     replaced = roll_out(run, 0.0, 0.0)
     kept = roll_out(run, 1.0, 1.0)
     handed(run, 1)
-    publish(run, 1, dropped=ids(kept))
+    publish_step(run, 1, dropped=ids(kept))
     run.close()
     run = begin(tmp_path, refill_most=1, retire_after=1)
     passed_over = roll_out(run, 0.5, 0.505)  # too little for the trainer
     handed(run, 2)
-    publish(run, 2, dropped=ids(passed_over))
+    publish_step(run, 2, dropped=ids(passed_over))
     first, second = draws(tmp_path)
     tasks = [leases[0].task_id for leases in (replaced, kept, passed_over)]
     counted = ("step", "groups", "without_signal", "refilled", "without_signal_in_sum", "refilled_in_sum")
@@ -169,7 +152,7 @@ def test_what_the_trainer_trained_on_had_signal_and_what_had_no_success_had_none
     run = begin(tmp_path)
     solved = roll_out(run, 1.0, 1.0)
     handed(run, 1)
-    publish(run, 1, ids(solved))
+    publish_step(run, 1, ids(solved))
     failed = roll_out(run, 0.25, 0.75)
     handed(run, 2)
     message = Published(
@@ -179,7 +162,7 @@ def test_what_the_trainer_trained_on_had_signal_and_what_had_no_success_had_none
         consumed=(),
         dropped=dict.fromkeys(ids(failed), "no_success"),
     )
-    assert tell(run, message) == Noted()
+    assert tell_desk(run, message) == Noted()
     assert [draw.signal for draw in run.book.history.draws()] == [True, False]
     assert list(run.ledger.draws()) == run.book.history.draws()
     run.close()
@@ -200,10 +183,10 @@ def scripted_run(folder: Path, *, restarts: bool) -> list[tuple[str, str]]:
                 run.close()
                 run = begin(folder, **options)
         step = run.book.steps + 1
-        if isinstance(tell(run, NextGroups(step=step)), Groups):
+        if isinstance(tell_desk(run, NextGroups(step=step)), Groups):
             survivors = run.book.take(step)[0].survivors
             trained = ids(record.lease for record in survivors if len({other.reward for other in survivors}) > 1)
-            publish(run, step, trained, [] if trained else ids(record.lease for record in survivors))
+            publish_step(run, step, trained, [] if trained else ids(record.lease for record in survivors))
     run.close()
     return granted
 

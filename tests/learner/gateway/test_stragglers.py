@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from gateway_builders import make_book, make_config, make_run, make_trajectory, the_books
+from gateway_builders import (
+    begun_run,
+    make_book,
+    make_config,
+    make_trajectory,
+    publish_step,
+    tell_desk,
+    the_books,
+)
 from pydantic import ValidationError
 
 from common.messages import Lease
@@ -16,8 +24,7 @@ from learner.gateway.draw import EvaluationTask
 from learner.gateway.inbox import Verdict
 from learner.gateway.leases import LeaseBook
 from learner.gateway.run_state import RunState
-from learner.gateway.trainer_desk import TrainerDesk
-from learner.gateway.trainer_port import Groups, NextGroups, Noted, NotYet, Published, Resume, TrainerHello
+from learner.gateway.trainer_port import Groups, NextGroups, NotYet, Resume, TrainerHello
 
 
 def arrive(book: LeaseBook, leases: Iterable[Lease], *, rewards: tuple[float, ...] = (0.0, 1.0)) -> None:
@@ -165,24 +172,7 @@ def test_a_rule_that_cannot_be_is_refused(wrong):
 
 
 def begin(folder: Path, *, share: float = 0.5) -> RunState:
-    run = make_run(folder, groups_per_step=1, group_size=3, straggler_share=share, straggler_members=2)
-    if run.policy_version < 0:
-        tell(run, TrainerHello(resume=None))
-        publish(run, 0)
-    return run
-
-
-def tell(run: RunState, message: object) -> object:
-    answer, _ = TrainerDesk(run).answer(message)
-    run.commit()
-    return answer
-
-
-def publish(run: RunState, step: int, consumed: Iterable[str] = ()) -> None:
-    message = Published(
-        policy_version=step, manifest_digest=f"{step:064x}", step=step, consumed=tuple(consumed), dropped={}
-    )
-    assert tell(run, message) == Noted()
+    return begun_run(folder, groups_per_step=1, group_size=3, straggler_share=share, straggler_members=2)
 
 
 def send(run: RunState, lease: Lease, *, reward: float = 0.5, sampled: int = 2) -> Verdict:
@@ -193,7 +183,7 @@ def send(run: RunState, lease: Lease, *, reward: float = 0.5, sampled: int = 2) 
 
 
 def handed(run: RunState, step: int) -> list[str]:
-    answer = tell(run, NextGroups(step=step))
+    answer = tell_desk(run, NextGroups(step=step))
     assert isinstance(answer, Groups), answer
     return [lease_id for group in answer.groups for lease_id in group.trajectory_ids]
 
@@ -211,12 +201,12 @@ def lines(folder: Path) -> list[dict]:
 def test_a_stragglers_late_trajectory_is_fenced_and_its_length_is_kept(tmp_path):
     run = begin(tmp_path)
     first, second, late = lease_all(run)
-    assert isinstance(tell(run, NextGroups(step=1)), NotYet)
+    assert isinstance(tell_desk(run, NextGroups(step=1)), NotYet)
     assert send(run, first, sampled=2).outcome == send(run, second, sampled=4).outcome == "ok"
     assert handed(run, 1) == [first.lease_id, second.lease_id]
     assert the_books(tmp_path).dropped == {"straggler": 1}
     assert send(run, late, sampled=10) == Verdict("fenced", "leased to actor-0, dropped straggler")
-    publish(run, 1, [first.lease_id, second.lease_id])
+    publish_step(run, 1, [first.lease_id, second.lease_id])
     assert send(run, late, sampled=10) == Verdict("fenced", "dropped: straggler"), "its group left the book"
     found = the_books(tmp_path)
     assert found.balanced, found
@@ -238,7 +228,7 @@ def test_how_far_a_cancelled_episode_had_come_is_kept_until_its_whole_length_is_
             told = run.inbox.give_back("actor-0", late.lease_id, "cancelled", failure=False, tokens=7)
             assert told == Verdict("fenced", "its group was closed without it")
             run.inbox.give_back("actor-1", late.lease_id, "not theirs", failure=False, tokens=99)
-        publish(run, step, ids)
+        publish_step(run, step, ids)
         if step == 1:
             send(run, late, sampled=20)
     first_line, second_line = lines(tmp_path)
@@ -258,14 +248,14 @@ def test_a_step_made_again_gets_the_survivors_it_had(tmp_path):
     run.close()
     run = begin(tmp_path)
     assert handed(run, 1) == ids, "a restarted gateway"
-    tell(run, TrainerHello(resume=None))
+    tell_desk(run, TrainerHello(resume=None))
     assert send(run, late).outcome == "fenced"
     assert handed(run, 1) == ids, "a restarted trainer"
-    publish(run, 1, ids)
-    tell(run, TrainerHello(resume=Resume(policy_version=0, step=0, consumed=())))
+    publish_step(run, 1, ids)
+    tell_desk(run, TrainerHello(resume=Resume(policy_version=0, step=0, consumed=())))
     assert send(run, late).outcome == "fenced"
     assert handed(run, 1) == ids, "a trainer that lost the step"
-    publish(run, 1, ids)
+    publish_step(run, 1, ids)
     assert the_books(tmp_path).balanced
     run.close()
 
@@ -275,6 +265,6 @@ def test_without_the_rule_nothing_is_told_of_it(tmp_path):
     leases = lease_all(run)
     for lease in leases:
         send(run, lease)
-    publish(run, 1, handed(run, 1))
+    publish_step(run, 1, handed(run, 1))
     assert lines(tmp_path) == []
     run.close()
