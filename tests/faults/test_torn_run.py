@@ -33,6 +33,8 @@ def test_a_version_torn_at_the_learner_is_waited_for_until_the_trainer_has_publi
     light = {"step_seconds": 1.0}
     with Fleet(tmp_path, actor={"reload": {"retry_seconds": 0.05}}, light=light) as fleet:
         fleet.start()
+        for name in fleet.actors:  # one whose first version cannot be had ends
+            fleet.until_logged(name, "policy_version_in_use")
         for _ in range(3):
             handed = len(fleet.events("gateway", "groups_handed"))
             version = fleet.until_logged("gateway", "groups_handed", count=handed + 1)["step"]
