@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -100,6 +101,12 @@ def test_no_file_is_above_400_lines():
     files = [*FILES, *(ROOT / "tests").rglob("*.py")]
     lengths = {str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
     assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_every_file_of_tests_has_a_name_of_its_own():
+    """Test files are no packages: pytest finds them by their names alone."""
+    names = Counter(file.name for file in (ROOT / "tests").rglob("*.py") if file.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_function_is_above_60_lines():
