@@ -16,13 +16,16 @@ from typing import Any
 
 from actor.world.people import NOW, Cast, Person, base_rows
 from actor.world.scenarios.form import Draft, Row, Scenario
+from actor.world.scenarios.tests import touched
 
 BASE = ":memory:base"
-HEADER = '''"""Tests of one task: private_data holds what the right outcome is."""
+HEADER = f'''"""Tests of one task: private_data holds what the right outcome is."""
 
 import json
 from typing import Any
 
+
+{inspect.getsource(touched)}
 
 '''
 

@@ -9,6 +9,16 @@ import json
 from typing import Any
 
 
+def touched(models: Any) -> dict[str, list[int]]:
+    """How many rows of each model were added, updated and removed, e.g. {"simple_note.Note": [1, 0, 0]}.
+
+    The only look at a world that misses no collateral damage: comparing it with "==" leaves nothing unsaid. Its source
+    stands at the head of every evaluation.py, so that every `evaluate` may call it.
+    """
+    names = models.changed_model_names()
+    return {name: [len(rows) for rows in models.changed_records(name)] for name in sorted(names)}
+
+
 def question(*, test: Any, private_data: Any, models: Any, ground_truth_answer: Any, **_: Any) -> None:
     """For a scenario that asks: the answer, then an answer of the right kind and an untouched world."""
     given = json.loads(models.end.supervisor.Task.all()[0].answer)
