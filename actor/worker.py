@@ -34,10 +34,10 @@ from actor.policy import EngineFailure, Policy, RequestFailure
 from actor.reload import Reloader
 from actor.trajectory import trajectory_of
 from actor.versions import Versions, source_of
-from actor.world.build import find_world
 from actor.world.client import WorldHost
 from actor.world.grader import WorldFailure
 from actor.world.install import appworld_python
+from actor.world.root import choose_root
 from common.checkpoint import TOKENIZER
 from common.config import LinkConfig, RunConfig
 from common.errors import RunError
@@ -270,7 +270,7 @@ class Worker:
 
     async def _start_worlds(self) -> WorldHost:
         python = await asyncio.to_thread(appworld_python)
-        root = await asyncio.to_thread(find_world, self._world.root)
+        root = await asyncio.to_thread(choose_root, self._world.root)
         self._worlds = await WorldHost.start(self._world, python, root)
         return self._worlds
 

@@ -58,14 +58,6 @@ def world_hash(arguments: BuildArguments) -> str:
     return digest.hexdigest()[:16]
 
 
-def find_world(root: Path | None = None, arguments: BuildArguments | None = None) -> Path:
-    """The data root to use: `root` when given and one, else the cache's world for `arguments`, built when missing.
-
-    UsageError: `root` is not a data root.
-    """
-    return check_world(root) if root is not None else build(arguments or BuildArguments())
-
-
 def check_world(root: Path) -> Path:
     """`root`, absolute. UsageError when it is not a data root that was built to its end."""
     root = root.expanduser().absolute()

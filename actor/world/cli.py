@@ -1,8 +1,9 @@
-"""`loop world`: AppWorld's virtualenv, a world made from nothing, its tasks for a person, noisy demonstrations.
+"""`loop world`: AppWorld's virtualenv, a world made from nothing, tasks of a data root for a person, demonstrations.
 
 loop world install       makes AppWorld's virtualenv below the cache folder
 loop world build         makes and verifies a data root below the cache folder, and says where it is
 loop world show [TASK]   prints a task, or the table of all scenarios
+loop world tasks         lists the task ids of a data set, of some difficulties
 loop world demonstrate   plays noisy demonstrations of train tasks, for the warm start
 """
 
@@ -23,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one of the four. Heavy imports wait until the words are understood, so that --help is instant."""
+    """Runs one of them. Heavy imports wait until the words are understood, so that --help is instant."""
     parser = _Parser(prog="loop world", description="AppWorld and the tasks to train on")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     as_json = {"action": "store_true", "help": "one JSON object instead of text for a person"}
@@ -38,16 +39,23 @@ def main(argv: Sequence[str]) -> int:
     )
     show = commands.add_parser("show", help="print a task, or without one the table of all scenarios")
     show.add_argument("task", nargs="?", metavar="TASK", help="a task id, e.g. likeSong_3")
+    tasks = commands.add_parser("tasks", help="list the task ids of a data set, one a line")
+    tasks.add_argument("--dataset", default="train", metavar="NAME", help="its name (default train)")
+    tasks.add_argument("--difficulty", type=_levels, metavar="N,N", help="tasks of these difficulties alone, e.g. 1,2")
+    tasks.add_argument("--out", type=Path, metavar="FILE", help="the list to write, for learner.rollout.train_tasks")
     demonstrate = commands.add_parser("demonstrate", help="play noisy demonstrations of train tasks")
     demonstrate.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
     demonstrate.add_argument("--count", type=_count, default=2000, metavar="N", help="how many (default 2000)")
     demonstrate.add_argument("--seed", type=_count, default=1, metavar="N", help="seed of the draws (default 1)")
     demonstrate.add_argument("--graded", action="store_true", help="grade each with its task's tests as well")
-    for command in (show, demonstrate):
+    for command in (show, tasks, demonstrate):
         command.add_argument(
-            "--root", type=Path, metavar="FOLDER", help="a data root (default: the cache's, built if need be)"
+            "--root",
+            type=Path,
+            metavar="FOLDER",
+            help="a data root, or AppWorld's own data (default: APPWORLD_ROOT, else the built world)",
         )
-    for command in (install, build, show, demonstrate):
+    for command in (install, build, show, tasks, demonstrate):
         command.add_argument("--json", **as_json)  # type: ignore[arg-type]
     words = parser.parse_args(argv)
     return RUN[words.command](words)
@@ -65,6 +73,13 @@ def _count(word: str) -> int:
     if not word.isdigit():
         raise argparse.ArgumentTypeError(f"'{word}' is not a number of 0 or more")
     return int(word)
+
+
+def _levels(word: str) -> tuple[int, ...]:
+    levels = word.split(",")
+    if not all(level.strip() in ("1", "2", "3") for level in levels):
+        raise argparse.ArgumentTypeError(f"'{word}' is not difficulties between 1 and 3, such as 1,2")
+    return tuple(int(level) for level in levels)
 
 
 def _log() -> None:
@@ -103,10 +118,10 @@ def _build(words: argparse.Namespace) -> int:
 
 def _show(words: argparse.Namespace) -> int:
     from actor.world import show  # noqa: PLC0415
-    from actor.world.build import find_world  # noqa: PLC0415
+    from actor.world.root import choose_root  # noqa: PLC0415
 
     _log()
-    root = find_world(words.root)
+    root = choose_root(words.root)
     if words.task is None:
         facts = show.scenario_facts(root)
         _say(words, {"root": str(root), "scenarios": facts}, None) if words.json else show.print_scenarios(facts, root)
@@ -116,12 +131,26 @@ def _show(words: argparse.Namespace) -> int:
     return 0
 
 
-def _demonstrate(words: argparse.Namespace) -> int:
-    from actor.world.build import find_world  # noqa: PLC0415
-    from actor.world.demonstrate import demonstrate  # noqa: PLC0415
+def _tasks(words: argparse.Namespace) -> int:
+    from actor.world.root import choose_root  # noqa: PLC0415
+    from actor.world.tasks import list_tasks, write_list  # noqa: PLC0415
 
     _log()
-    facts = demonstrate(find_world(words.root), words.out, words.count, words.seed, graded=words.graded)
+    facts = list_tasks(choose_root(words.root), words.dataset, words.difficulty)
+    if words.out is not None:
+        write_list(words.out, facts["tasks"])
+        facts["out"] = str(words.out)
+    said = f"{facts['count']} tasks of {facts['scenarios']} scenarios in {words.out}" if words.out else None
+    _say(words, facts, said or "\n".join(facts["tasks"]))
+    return 0
+
+
+def _demonstrate(words: argparse.Namespace) -> int:
+    from actor.world.demonstrate import demonstrate  # noqa: PLC0415
+    from actor.world.root import choose_root  # noqa: PLC0415
+
+    _log()
+    facts = demonstrate(choose_root(words.root), words.out, words.count, words.seed, graded=words.graded)
     _say(words, facts, f"{facts['count']} demonstrations in {facts['out']}, {facts['right']} of them right in all")
     return 0
 
@@ -130,4 +159,4 @@ def _say(words: argparse.Namespace, facts: dict[str, object], text: str | None) 
     print(json.dumps(facts) if words.json else text)  # noqa: T201 - the command's result
 
 
-RUN = {"install": _install, "build": _build, "show": _show, "demonstrate": _demonstrate}
+RUN = {"install": _install, "build": _build, "show": _show, "tasks": _tasks, "demonstrate": _demonstrate}

@@ -13,6 +13,7 @@ from typing import Any
 from actor.world import relay
 from actor.world.build import check_world
 from actor.world.install import appworld_python
+from actor.world.root import is_official
 from common.errors import UsageError
 
 
@@ -26,6 +27,11 @@ def demonstrate(root: Path, out: Path, count: int, seed: int, *, graded: bool = 
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: the folder {out.absolute().parent} does not exist; make it first")
     world = check_world(root)
+    if is_official(world):
+        raise UsageError(
+            f"--root {root}: demonstrations are played from the reference solutions of a built world, which AppWorld's "
+            "own data do not have; name one that 'loop world build' made"
+        )
     request = json.dumps({"count": count, "seed": seed, "workers": relay.workers(), "grade": graded})
     words = [str(world), str(out.absolute()), request]
     found = relay.run_module(appworld_python(), "actor.world.play", words, "the demonstrations could not be played")

@@ -185,7 +185,7 @@ def scene(monkeypatch, tmp_path):
     ):
         monkeypatch.setattr(actor.worker, name, type(name, (part,), {"scene": scene}))
     monkeypatch.setattr(actor.worker.Versions, "fetch", fetch)
-    for name in ("actor_keys", "appworld_python", "find_world"):
+    for name in ("actor_keys", "appworld_python", "choose_root"):
         monkeypatch.setattr(actor.worker, name, lambda *_: tmp_path)
     return scene
 

@@ -161,7 +161,7 @@ def light_parts(link: type[ActorLink], outbox: type[Outbox]) -> dict[str, object
         "WorldHost": LightWorlds,
         "Prompt": LightPrompt,
         "appworld_python": lambda: None,
-        "find_world": lambda _root: None,
+        "choose_root": lambda _root: None,
     }
 
 

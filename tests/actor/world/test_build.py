@@ -8,7 +8,7 @@ import pytest
 
 from actor.world import build as building
 from actor.world import relay
-from actor.world.build import BuildArguments, build, check_world, find_world, world_hash
+from actor.world.build import BuildArguments, build, check_world, world_hash
 from common.errors import RunError, UsageError
 
 
@@ -60,10 +60,6 @@ def test_the_hash_follows_arguments_and_sources(monkeypatch, tmp_path):
     assert plain != world_hash(BuildArguments(train=7))
     monkeypatch.setattr(building, "GENERATOR", ("people.py",))
     assert plain != world_hash(BuildArguments())
-
-
-def test_a_given_root_is_used_when_it_is_one(world_root):
-    assert find_world(world_root) == world_root
 
 
 def test_a_folder_that_is_no_root_is_refused_by_name(tmp_path):
