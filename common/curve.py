@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.evaluation import parts_of
 from common.figures import Figures, mean_lag
 
 
@@ -22,14 +23,17 @@ def draw(figures: Figures, target: Path) -> None:
     reward.plot(steps, [event["success_share"] for event in figures.steps], label="success (training rollouts)")
     last = max(steps, default=0)
     for label, event in sorted(figures.evaluations.items()):
-        when, _, temperature = label.partition(".")
+        parts = parts_of(label)
+        if parts is None:
+            continue
+        when, temperature, name = parts
         reward.plot(
             [0 if when == "before" else last],
             [event["tgc"]],
-            marker="o" if temperature == "t0" else "x",
+            marker="s" if name else "o" if temperature == "0" else "x",
             linestyle="none",
-            color="black",
-            label=f"held-out TGC, {when}, {temperature}",
+            color="gray" if name else "black",
+            label=f"{name or 'held-out'} TGC, {when}, t{temperature}",
         )
     reward.set_ylim(0, 1)
     reward.set_ylabel("share")

@@ -29,6 +29,7 @@ import common.log
 from common.config import Loaded, Section, all_sections, dump, load, parse_command_line
 from common.display import Display
 from common.errors import RunError, UsageError
+from common.evaluation import label_of
 from common.figures import Event, Figures, collect
 from common.metrics import MetricsFile, MetricsReader
 from common.processes import Children, ending, last_line
@@ -192,6 +193,8 @@ class Demo:
         tree["learner"]["model"]["path"] = str(self.run / "model")
         tree["learner"]["rollout"]["train_tasks"] = str(datasets / "train.txt")
         tree["learner"]["evaluation"]["tasks"] = str(datasets / "test_normal.txt")
+        challenge = datasets / "test_challenge.txt"
+        tree["learner"]["evaluation"]["beside"] = [str(challenge)] if challenge.exists() else []
         self.run.mkdir(parents=True, exist_ok=True)
         draft = self.run / ".config.yaml"
         draft.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
@@ -300,7 +303,8 @@ def _show(display: Display, figures: Figures, events: Sequence[Event], loaded: L
         )
     elif phase.startswith("evaluate"):
         evaluation = loaded["learner"].evaluation
-        total = len(evaluation.tasks.read_text(encoding="utf-8").split()) * len(evaluation.temperatures)
+        lists = [*(evaluation.tasks for _ in evaluation.temperatures), *evaluation.beside]
+        total = sum(len(file.read_text(encoding="utf-8").split()) for file in lists)
         display.phase(phase.replace("_", " "))
         display.update(
             total - state.get("evaluations_left", total), total, f"{state.get('tokens_per_second', 0):.0f} tokens/s"
@@ -317,6 +321,10 @@ def _tell(figures: Figures, demo: Demo, *, as_json: bool) -> int:
     result = {
         "success_before": before,
         "success_after": after,
+        "beside": {
+            name: {f"success_{when}": figures.success(label_of(when, 0, name)) for when in ("before", "after")}
+            for name in figures.lists_beside
+        },
         "rl_seconds": round(figures.phase_seconds.get("train", 0.0), 1),
         "wall_seconds": round(wall, 1),
         "versions": figures.versions,

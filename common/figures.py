@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.evaluation import parts_of
+
 Event = dict[str, Any]
 
 
@@ -26,6 +28,19 @@ class Figures:
         """Share of tasks whose tests all pass (TGC) in an evaluation, 0 to 1; None when it was not made."""
         event = self.evaluations.get(label)
         return None if event is None else float(event["tgc"])
+
+    def of_list(self, name: str = "") -> dict[str, Event]:
+        """Evaluations before and after of one list, "" the main one: by temperature, before first."""
+        found = {label: parts_of(label) for label in self.evaluations}
+        mine = {label: parts for label, parts in found.items() if parts is not None and parts[2] == name}
+        in_order = sorted(mine, key=lambda label: (float(mine[label][1]), mine[label][0] == "after"))
+        return {label: self.evaluations[label] for label in in_order}
+
+    @property
+    def lists_beside(self) -> list[str]:
+        """Names of the lists that were evaluated beside the main one."""
+        found = (parts_of(label) for label in self.evaluations)
+        return sorted({parts[2] for parts in found if parts is not None} - {""})
 
 
 def collect(events: Iterable[Event]) -> Figures:

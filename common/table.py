@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from common.figures import Figures
+from common.evaluation import label_of, parts_of
+from common.figures import Event, Figures
 
 MEASURES = {"TGC": "tgc", "SGC": "sgc", "mean reward": "mean_reward"}
 
@@ -17,7 +18,9 @@ MEASURES = {"TGC": "tgc", "SGC": "sgc", "mean reward": "mean_reward"}
 def show(figures: Figures, seconds: Mapping[str, float], wall: float, run: Path) -> None:
     """Print what the run achieved to standard output."""
     console = Console()
-    console.print(_evaluations(figures))
+    console.print(_evaluations("test_normal", figures.of_list()))
+    for name in figures.lists_beside:
+        console.print(_evaluations(name, figures.of_list(name)))
     console.print(_scenarios(figures))
     console.print(_seconds(seconds, wall))
     tokens = f"{figures.sampled_tokens:,} sampled tokens, {figures.trained_tokens:,} trained tokens"
@@ -27,28 +30,36 @@ def show(figures: Figures, seconds: Mapping[str, float], wall: float, run: Path)
     )
 
 
-def _evaluations(figures: Figures) -> Table:
-    labels = sorted(figures.evaluations, key=lambda label: (label.partition(".")[2], label.startswith("after")))
-    table = Table(title="held-out tasks (test_normal)", title_justify="left")
+def _evaluations(title: str, evaluations: Mapping[str, Event]) -> Table:
+    table = Table(title=f"held-out tasks ({title})", title_justify="left")
     table.add_column("")
-    for label in labels:
-        when, _, temperature = label.partition(".t")
+    for label in evaluations:
+        when, temperature, _ = parts_of(label) or (label, "", "")
         table.add_column(f"{when}, temperature {temperature}", justify="right")
-    for title, key in MEASURES.items():
-        table.add_row(title, *(f"{figures.evaluations[label][key]:.1%}" for label in labels))
+    for measure, key in MEASURES.items():
+        table.add_row(measure, *(f"{event[key]:.1%}" + _interval(event, key) for event in evaluations.values()))
     return table
 
 
+def _interval(event: Event, key: str) -> str:
+    """Where a share would lie on other scenarios, 95 %."""
+    found = event.get(f"{key}_interval")
+    return f" ({found[0]:.0%} to {found[1]:.0%})" if found else ""
+
+
 def _scenarios(figures: Figures) -> Table:
+    """The main list's, then each one's beside it."""
     table = Table(title="by scenario, temperature 0 (TGC)", title_justify="left")
     table.add_column("scenario")
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")
-    before = figures.evaluations.get("before.t0", {}).get("by_scenario", {})
-    after = figures.evaluations.get("after.t0", {}).get("by_scenario", {})
-    for name in sorted({*before, *after}):
-        cells = (f"{side[name]['tgc']:.0%}" if name in side else "-" for side in (before, after))
-        table.add_row(name, *cells)
+    for name in ("", *figures.lists_beside):
+        table.add_section()
+        sides = [figures.evaluations.get(label_of(when, 0, name), {}) for when in ("before", "after")]
+        before, after = (side.get("by_scenario", {}) for side in sides)
+        for scenario in sorted({*before, *after}):
+            cells = (f"{side[scenario]['tgc']:.0%}" if scenario in side else "-" for side in (before, after))
+            table.add_row(scenario, *cells)
     return table
 
 

@@ -77,10 +77,10 @@ def _memory(learner: LearnerConfig, processes: int) -> list[str]:
 def _check(resolved: Loaded, *, weights: bool) -> None:
     """What can be said to be wrong before anything is started."""
     from learner.gateway.draw import read_tasks  # noqa: PLC0415
+    from learner.gateway.evaluation import EvaluationLists  # noqa: PLC0415
     from learner.trainer.model_folder import check_folder  # noqa: PLC0415
 
     learner = resolved.section("learner", LearnerConfig)
     check_folder(learner.model.path, weights=weights)
     read_tasks(learner.rollout.train_tasks, "learner.rollout.train_tasks")
-    if learner.evaluation.tasks is not None:
-        read_tasks(learner.evaluation.tasks, "learner.evaluation.tasks")
+    EvaluationLists.read(learner.evaluation)

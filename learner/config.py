@@ -7,7 +7,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from common.config import Section
-from learner.gateway.draw import EvaluationConfig, RolloutConfig
+from learner.gateway.draw import RolloutConfig
+from learner.gateway.evaluation import EvaluationConfig
 from learner.trainer.config import (
     BatchConfig,
     CheckpointsConfig,

@@ -3,14 +3,13 @@
 Training: the list's tasks in seeded random order, each once before any comes again: a pass over the list is an epoch.
 What stands at a place of that endless list follows from the seed alone; places of tasks that are left out for a while
 are passed over, which follows from what came of earlier draws. The ledger has both, so a gateway that restarts goes on
-where it was. Evaluation: every task at each temperature.
+where it was.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -146,41 +145,6 @@ class RolloutConfig(Section):
         )
 
 
-class EvaluationConfig(Section):
-    """What is evaluated before the first and after the last step."""
-
-    tasks: Path | None = Field(
-        default=None,
-        description="held-out task ids, one a line; none: no evaluation",
-        examples=["root/data/datasets/test_normal.txt"],
-    )
-    temperatures: tuple[float, ...] = Field(
-        default=(0.0, 1.0), min_length=1, description="softmax temperatures, an evaluation each", examples=[(0.0,)]
-    )
-    rollouts: int = Field(
-        default=1, ge=1, description="episodes of a task at a temperature above 0, count", examples=[4]
-    )
-    before: bool = Field(default=True, description="whether the start is evaluated", examples=[True])
-    after: bool = Field(default=True, description="whether the end is evaluated", examples=[True])
-    max_turns: int | None = Field(
-        default=None, ge=1, description="turns of an episode, count; none: as in training", examples=[50]
-    )
-
-
-@dataclass(frozen=True)
-class EvaluationTask:
-    """One task of one evaluation."""
-
-    label: str  # "before.t0"
-    task_id: str
-    temperature: float
-    rollouts: int
-
-    @property
-    def group_id(self) -> str:
-        return f"{self.label}.{self.task_id}"
-
-
 class TaskDraw:
     """The tasks of a run's training, place by place, and which of them are left out now.
 
@@ -240,15 +204,6 @@ class TaskDraw:
         }
         retired &= set(self._tasks)
         return retired if count - len(retired) >= self._config.groups_per_step else set()
-
-
-def evaluation_tasks(config: EvaluationConfig, tasks: Sequence[str], phase: str) -> list[EvaluationTask]:
-    """All of an evaluation, `phase` "before" or "after": temperature by temperature, in the list's order."""
-    return [
-        EvaluationTask(f"{phase}.t{temperature:g}", task, temperature, config.rollouts if temperature > 0 else 1)
-        for temperature in config.temperatures
-        for task in tasks
-    ]
 
 
 def read_tasks(file: Path, option: str) -> list[str]:

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.messages import Lease
-from learner.gateway.draw import EvaluationConfig, EvaluationTask, RolloutConfig, TaskDraw
+from learner.gateway.draw import RolloutConfig, TaskDraw
+from learner.gateway.evaluation import EvaluationTask
 from learner.gateway.history import History
 from learner.gateway.index import PURPOSES
 from learner.gateway.open_groups import group_of_draw, group_of_evaluation
 from learner.gateway.records import NO_SIGNAL, STRAGGLER, Group, GroupState, LeaseRecord
 from learner.gateway.register import Register
 from learner.gateway.stragglers import stragglers_of, to_close
-
-__all__ = ["EvaluationConfig", "LeaseBook", "RolloutConfig"]
 
 NOT_THE_TRAINERS = frozenset(
     {"stale", "group_too_small", "run_over", STRAGGLER}

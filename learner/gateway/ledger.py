@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from common.errors import RunError
+from common.evaluation import Scored
 from common.messages import Lease, Sampling, Trajectory
 from common.segments import Place, Segments
 from learner.gateway.history import Draw
@@ -91,17 +92,6 @@ class Version:
     version: int
     digest: str
     step: int
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One evaluated episode."""
-
-    task_id: str
-    member: int
-    reward: float
-    success: bool
-    version: int  # oldest that sampled a token
 
 
 def open_database(file: Path, *, read_only: bool = False) -> sqlite3.Connection:

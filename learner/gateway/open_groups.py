@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from learner.gateway.draw import EvaluationTask, RolloutConfig
+from learner.gateway.draw import RolloutConfig
+from learner.gateway.evaluation import EvaluationTask
 from learner.gateway.records import Group, Member
 
 

@@ -12,7 +12,8 @@ from common.errors import RunError, UsageError
 from common.messages import Announcement
 from common.metrics import MetricsFile
 from learner.gateway.course import Course
-from learner.gateway.draw import EvaluationConfig, RolloutConfig, TaskDraw
+from learner.gateway.draw import RolloutConfig, TaskDraw
+from learner.gateway.evaluation import EvaluationConfig, EvaluationLists
 from learner.gateway.history import History
 from learner.gateway.inbox import Inbox
 from learner.gateway.leases import LeaseBook
@@ -26,7 +27,7 @@ class RunState:
         folder: the run folder.
         seed: of the task draw.
         train_tasks: task ids to train on.
-        evaluation_tasks: held-out task ids; empty for no evaluation.
+        lists: held-out task ids.
         now: seconds on the clock that the caller will use for leases.
 
     Raises:
@@ -42,13 +43,13 @@ class RunState:
         *,
         seed: int,
         train_tasks: Sequence[str],
-        evaluation_tasks: Sequence[str],
+        lists: EvaluationLists,
         now: float,
     ) -> None:
         self.folder = folder
         self.metrics = MetricsFile(folder / "metrics.jsonl")
         self.ledger = Ledger(folder / "ledger.sqlite")
-        self._config = rollout, evaluation, evaluation_tasks
+        self._config = rollout, evaluation, lists
         self._draws_from = train_tasks, seed
         self.news: list[Announcement] = []  # to send after the next commit
         self.moved = False  # the last commit held more than grants: what the trainer waits for may be there
@@ -132,11 +133,11 @@ class RunState:
         self.course.begin(again=True)
 
     def _as_the_ledger_has_it(self, now: float) -> tuple[LeaseBook, Inbox, Course]:
-        rollout, evaluation, tasks = self._config
+        rollout, evaluation, lists = self._config
         draw = TaskDraw(*self._draws_from, rollout)
         book = LeaseBook(rollout, draw, self.ledger.live_groups(), History(self.ledger.draws()))
         book.extend_all(now)  # nobody could renew while the gateway was away
-        course = Course(evaluation, tasks, book, self.ledger, self.metrics.write)
+        course = Course(evaluation, lists, book, self.ledger, self.metrics.write)
         return book, Inbox(book, self.ledger), course
 
     def commit(self) -> None:

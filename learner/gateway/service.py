@@ -44,6 +44,7 @@ from learner.config import LearnerConfig
 from learner.gateway.blobs import Blobs
 from learner.gateway.credit import Credit
 from learner.gateway.draw import read_tasks
+from learner.gateway.evaluation import EvaluationLists
 from learner.gateway.files_desk import FilesDesk
 from learner.gateway.ports import Sockets, listening
 from learner.gateway.reception import Reception
@@ -356,16 +357,15 @@ def main(argv: Sequence[str]) -> int:
     where.folder.mkdir(parents=True, exist_ok=True)
     file = where.folder / "logs" / "gateway.jsonl"
     configure("gateway", file=file, console=sys.stderr.isatty(), level=where.log_level)
-    evaluation = learner.evaluation
     with only_one(where.folder / "gateway.lock"):
         try:
             run = RunState(
                 where.folder,
                 learner.rollout,
-                evaluation,
+                learner.evaluation,
                 seed=where.seed,
                 train_tasks=read_tasks(learner.rollout.train_tasks, "learner.rollout.train_tasks"),
-                evaluation_tasks=read_tasks(evaluation.tasks, "learner.evaluation.tasks") if evaluation.tasks else (),
+                lists=EvaluationLists.read(learner.evaluation),
                 now=time.monotonic(),
             )
             try:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from common import table
 from common.config import all_sections, dump, load
 from common.curve import draw
 from common.demo import TINY, main
@@ -73,3 +74,21 @@ def test_stopping_ends_a_child_that_does_not_listen(tmp_path):
         assert process.poll() is None
     children.stop(0.2)
     assert process.returncode == -9
+
+
+def test_a_list_beside_the_main_one_is_shown_beside_it_and_not_in_it(tmp_path, capsys):
+    labels = ("after.t1", "after.t0", "before.t0", "before.t0.test_challenge", "after.t0.test_challenge", "before.t0.7")
+    shares = (0.7, 0.75, 0.25, 0.1, 0.2, 0.3)
+    figures = collect([evaluation(label, share) for label, share in zip(labels, shares, strict=True)])
+    assert list(figures.of_list()) == ["before.t0", "after.t0", "before.t0.7", "after.t1"]
+    assert list(figures.of_list("test_challenge")) == ["before.t0.test_challenge", "after.t0.test_challenge"]
+    assert figures.lists_beside == ["test_challenge"]
+    table.show(figures, {}, 1.0, tmp_path)
+    printed = capsys.readouterr().out
+    normal, challenge = printed.split("held-out tasks (test_challenge)")
+    assert "held-out tasks (test_normal)" in normal
+    assert "75.0%" in normal
+    assert "20.0%" not in normal
+    assert "20.0%" in challenge
+    draw(figures, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from common.messages import PROTOCOL_VERSION, Ack, Hello, Lease, LeaseGrant, Lea
 from common.prompt import form_digest
 from common.wire import schema_digest
 from learner.gateway import books
-from learner.gateway.draw import EvaluationConfig, RolloutConfig, TaskDraw
+from learner.gateway.draw import RolloutConfig, TaskDraw
+from learner.gateway.evaluation import EvaluationConfig, EvaluationLists
 from learner.gateway.leases import LeaseBook
 from learner.gateway.ledger import open_database
 from learner.gateway.reception import Reception
@@ -44,6 +46,7 @@ def make_run(
     *,
     now: float = 0.0,
     evaluation: Sequence[str] = (),
+    beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     seed: int = 1,
     train_tasks: Sequence[str] = TASKS,
     **changes: object,
@@ -54,7 +57,7 @@ def make_run(
         EvaluationConfig(temperatures=(0.0,)),
         seed=seed,
         train_tasks=train_tasks,
-        evaluation_tasks=evaluation,
+        lists=EvaluationLists(tuple(evaluation), beside),
         now=now,
     )
 

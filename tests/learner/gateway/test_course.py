@@ -92,6 +92,30 @@ def test_a_task_that_cannot_be_rolled_out_is_counted_as_lost(tmp_path):
     run.close()
 
 
+def test_a_list_beside_is_evaluated_before_and_after_and_told_apart(tmp_path):
+    run = begin(tmp_path, evaluation=("e_1",), beside={"hard": ("h_1", "h_2")})
+    before = lease(run, 3)
+    assert [(one.label, one.task_id) for one in before] == [
+        ("before.t0", "e_1"),
+        ("before.t0.hard", "h_1"),
+        ("before.t0.hard", "h_2"),
+    ]
+    finish(run, before[:1])
+    finish(run, before[1:], reward=0.5)
+    run.course.end_training()
+    run.commit()
+    finish(run, lease(run, 9))
+    assert run.finished
+    told = [(event["label"], event["tasks"], event["lost"], event["tgc"]) for event in events(tmp_path, "evaluation")]
+    assert told == [
+        ("before.t0", 1, 0, 1.0),
+        ("before.t0.hard", 2, 0, 0.0),
+        ("after.t0", 1, 0, 1.0),
+        ("after.t0.hard", 2, 0, 1.0),
+    ]
+    run.close()
+
+
 def test_a_restart_goes_on_in_the_phase_and_concludes_each_evaluation_once(tmp_path):
     run = begin(tmp_path)
     leases = lease(run, 2)

@@ -7,7 +7,7 @@ import pytest
 from common.config import parse_command_line
 from common.errors import UsageError
 from learner.config import LearnerConfig
-from learner.gateway.draw import EvaluationConfig, RolloutConfig, TaskDraw, evaluation_tasks, read_tasks
+from learner.gateway.draw import RolloutConfig, TaskDraw, read_tasks
 from learner.gateway.history import Draw, History
 
 
@@ -26,17 +26,6 @@ def test_a_draw_follows_from_seed_and_number_alone():
     tasks = [f"t_{n}" for n in range(10)]
     assert make_draw(tasks, 3).task(17) == [make_draw(tasks, 3).task(n) for n in range(20)][17]
     assert [make_draw(tasks, 3).task(n) for n in range(10)] != [make_draw(tasks, 4).task(n) for n in range(10)]
-
-
-def test_an_evaluation_is_every_task_at_every_temperature():
-    config = EvaluationConfig(temperatures=(0.0, 1.0), rollouts=4)
-    tasks = evaluation_tasks(config, ["a_1", "b_1"], "after")
-    assert [(task.group_id, task.temperature, task.rollouts) for task in tasks] == [
-        ("after.t0.a_1", 0.0, 1),
-        ("after.t0.b_1", 0.0, 1),
-        ("after.t1.a_1", 1.0, 4),
-        ("after.t1.b_1", 1.0, 4),
-    ]
 
 
 @pytest.mark.parametrize(("text", "wrong"), [("", "lists no task"), ("a_1\n\nb_1\na_1\n", "lists a_1 more than once")])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from recomputed_index import assert_filed
 
-from learner.gateway.draw import EvaluationTask
+from learner.gateway.evaluation import EvaluationTask
 
 ACTORS = ("a", "b", "c")
 ACTOR, COUNT = st.sampled_from(ACTORS), st.integers(1, 9)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from gateway_builders import make_book
 
-from learner.gateway.draw import EvaluationTask
+from learner.gateway.evaluation import EvaluationTask
 from learner.gateway.leases import LeaseBook
 
 

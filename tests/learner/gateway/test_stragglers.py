@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from common.messages import Lease
 from common.metrics import MetricsReader
 from common.wire import encode
-from learner.gateway.draw import EvaluationTask
+from learner.gateway.evaluation import EvaluationTask
 from learner.gateway.inbox import Verdict
 from learner.gateway.leases import LeaseBook
 from learner.gateway.run_state import RunState

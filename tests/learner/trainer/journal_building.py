@@ -19,6 +19,7 @@ from trainer_building import make_model_folder, random_trajectory
 from common.keys import new_keys
 from common.wire import encode
 from learner.config import LearnerConfig
+from learner.gateway.evaluation import EvaluationLists
 from learner.gateway.run_state import RunState
 from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_port import Published, TrainerHello
@@ -65,7 +66,7 @@ def make_journalled_run(folder: Path, *, steps: int, training: str = "full", dro
         learner.evaluation,
         seed=1,
         train_tasks=TASKS,
-        evaluation_tasks=(),
+        lists=EvaluationLists(),
         now=0.0,
     )
     desk = TrainerDesk(run)
