@@ -218,11 +218,5 @@ def _start(control: socket.socket, settings: dict[str, Any]) -> Host:
     engine.settle()
     limits = sandbox.Limits(sandbox.address_space() + settings["memory_bytes"], settings["cpu_seconds"])
     sandbox.adopt_orphans()
-    guards = sandbox.enter([*_read_from_now_on(), Path(settings["root"])], scratch)
+    guards = sandbox.enter([*sandbox.own_code(), Path(settings["root"])], scratch)
     return Host(control, scratch, settings["characters"], limits, guards)
-
-
-def _read_from_now_on() -> list[Path]:
-    """The interpreter and its packages: a module may be imported late, and tracebacks quote their sources."""
-    folders = [sys.prefix, sys.base_prefix, *(path for path in sys.path if path), str(Path(__file__).parents[1])]
-    return [path for folder in folders if (path := Path(folder)).is_dir()]

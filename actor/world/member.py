@@ -60,13 +60,13 @@ def run(template: Template, client: socket.socket, terms: Terms) -> None:
             os.write(terms.announce, ANNOUNCEMENT.pack(terms.number, os.getpid()))
             os.environ.clear()
             sandbox.confine(
-                uid=terms.cell_uid, limits=terms.limits, keep={theirs.fileno()}, folder=terms.folder, signals=False
+                uid=terms.cell_uid, limits=terms.limits, keep={theirs.fileno()}, folder=terms.folder, passing=False
             )
             cell.run(template, theirs, terms.characters)
         theirs.close()
         pidfds = [os.pidfd_open(os.getpid()), os.pidfd_open(pid)]
         keep = {2, client.fileno(), ours.fileno(), *pidfds}
-        sandbox.confine(uid=terms.member_uid, limits=terms.limits, keep=keep, folder="/", signals=True)
+        sandbox.confine(uid=terms.member_uid, limits=terms.limits, keep=keep, folder="/", passing=True)
         socket.send_fds(client, [frames.pack({"open": True})], pidfds)
         for descriptor in pidfds:
             os.close(descriptor)

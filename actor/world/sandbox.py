@@ -7,7 +7,7 @@ calls, which need no leave. `enter` says which guards are on:
 
     limits       memory, processor time, files, processes and threads
     no-network   no interface, or no socket
-    no-programs  the filter on system calls: no program, process, socket, signal, trace
+    no-programs  the filter on system calls: no program, process, thread, socket, signal, trace
     own-files    nothing can be read but the interpreter, its packages and the episode's data, nothing written
     own-uid      a user id for each member process and each cell process
 """
@@ -32,8 +32,10 @@ MNT_DETACH = 2
 SYS_MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD = 442, 0x8000, -100
 MOUNT_ATTR_READ_ONLY_NO_SETUID = 0x1 | 0x2
 CAPABILITY_VERSION = 0x20080522
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 36, 38
+CAP_DAC_READ_SEARCH = 1 << 2
 FIRST_UID = 61_184  # the range that systemd keeps for passing users, so nobody's files
+GRADER_UID = 65_500  # above those of the episodes' processes
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 SYSTEM = ("/usr", "/lib", "/lib64", "/etc/localtime")
 YIELD = 5  # steps of priority by which episodes stand back behind what all of them wait for
@@ -45,7 +47,7 @@ class Limits:
     """What one process may use."""
 
     address_space: int  # bytes
-    cpu_seconds: int  # processor time in its whole life
+    cpu_seconds: int | None  # processor time in its whole life; None: no limit
     files: int = 64  # open descriptors
 
 
@@ -74,17 +76,22 @@ def enter(readable: list[Path], writable: Path) -> tuple[str, ...]:
             guards.add("own-files")
         except OSError as error:
             print(f"no private root folder: {error}", file=sys.stderr)  # noqa: T201  # the client logs it
-    if "own-files" not in guards:
-        paths = [Path(name) for name in (*SYSTEM, "/proc/self")]
-        if restrict([*paths, *readable], map(Path, DEVICES), writable):
-            guards.add("own-files")
+    if "own-files" not in guards and restrict([*map(Path, SYSTEM), *readable], map(Path, DEVICES), writable):
+        guards.add("own-files")
+    _prctl(PR_SET_DUMPABLE, 0)  # nobody of the same user reads this process's memory or environment
     return tuple(sorted(guards))
 
 
-def confine(*, uid: int | None, limits: Limits, keep: set[int], folder: str, signals: bool) -> None:
+def own_code() -> list[Path]:
+    """The interpreter and its packages: a module may be imported late, and tracebacks quote their sources."""
+    folders = [sys.prefix, sys.base_prefix, *(path for path in sys.path if path), str(Path(__file__).parents[1])]
+    return [path for folder in folders if (path := Path(folder)).is_dir()]
+
+
+def confine(*, uid: int | None, limits: Limits, keep: set[int], folder: str, passing: bool) -> None:
     """Gives up what an episode's process does not need. It must not go on when this raises OSError.
 
-    `uid` is None where the host is not root; `keep` are descriptors; `signals` says whether it may send any.
+    `uid` is None where the host is not root; `keep` are descriptors; `passing`: it may hand descriptors to others.
     """
     # Not a session of its own: Linux shares processors out by session first, and priorities count within one only.
     os.setpgid(0, 0)
@@ -92,25 +99,56 @@ def confine(*, uid: int | None, limits: Limits, keep: set[int], folder: str, sig
     _close_all_but(keep)
     os.chdir(folder)
     if uid is not None:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
+        _become(uid)
     _drop_capabilities()
+    _seal(limits)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user id, which clears it
+    if deny_is_possible():
+        deny(passing=passing)
+
+
+def settle_in(*, uid: int | None, limits: Limits, keep: set[int], needed: Path) -> None:
+    """The grader's confinement: as `confine`, for a process that runs for long, at full priority, beside its client.
+
+    `needed` is a file that it must be able to read: where the user id alone may not, one capability is left to it.
+    """
+    _close_all_but(keep)
+    kept = 0
+    if uid is not None:
+        _prctl(PR_SET_KEEPCAPS, 1)
+        _become(uid)
+        kept = 0 if os.access(needed, os.R_OK) else CAP_DAC_READ_SEARCH
+    try:
+        _drop_capabilities(kept)
+    except OSError as error:
+        raise OSError(error.errno, f"{needed} cannot be read by user id {uid}: allow it to others") from error
+    _seal(limits)
+    if deny_is_possible():
+        deny(passing=False)
+
+
+def _seal(limits: Limits) -> None:
+    """Limits that cannot be raised again, and no way to more rights. Comes after the change of user id."""
     for what, most in (
         (resource.RLIMIT_AS, limits.address_space),
-        (resource.RLIMIT_CPU, limits.cpu_seconds),
+        (resource.RLIMIT_CPU, resource.RLIM_INFINITY if limits.cpu_seconds is None else limits.cpu_seconds),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NOFILE, limits.files),
         (resource.RLIMIT_NPROC, 0),  # no further process and no further thread
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, limits.files),
+        (resource.RLIMIT_MEMLOCK, 0),
     ):
         resource.setrlimit(what, (most, most))
-    # After setresuid, which clears the parent-death signal and the dumpable flag.
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     _prctl(PR_SET_DUMPABLE, 0)
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if deny_is_possible():
-        deny(signals=signals)
+
+
+def _become(uid: int) -> None:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def _unshare(flags: int) -> bool:
@@ -184,11 +222,11 @@ def _mount_setattr(target: str, *, recursive: bool) -> None:
         raise OSError(ctypes.get_errno(), f"making {target} read-only failed")
 
 
-def _drop_capabilities() -> None:
+def _drop_capabilities(kept: int = 0) -> None:
     """In a user namespace an ordinary user has them all; a change of user id alone drops them only for root."""
     head = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
-    none = (ctypes.c_uint32 * 6)()
-    if _libc.capset(ctypes.byref(head), ctypes.byref(none)) != 0:
+    sets = (ctypes.c_uint32 * 6)(kept, kept)  # effective, permitted, inheritable; then their upper halves
+    if _libc.capset(ctypes.byref(head), ctypes.byref(sets)) != 0:
         raise OSError(ctypes.get_errno(), "dropping capabilities failed")
 
 
