@@ -35,6 +35,9 @@ def draw(figures: Figures, target: Path) -> None:
             color="gray" if name else "black",
             label=f"{name or 'held-out'} TGC, {when}, t{temperature}",
         )
+    if figures.online:
+        shares = [event["tgc"] for event in figures.online.values()]
+        reward.plot(list(figures.online), shares, marker=".", label="dev TGC, on the way")
     reward.set_ylim(0, 1)
     reward.set_ylabel("share")
     reward.legend(fontsize="small")

@@ -37,6 +37,12 @@ class Figures:
         return {label: self.evaluations[label] for label in in_order}
 
     @property
+    def online(self) -> dict[int, Event]:
+        """Evaluations of the dev list on the way, by the version that they were asked for."""
+        found = {event["asked_version"]: event for event in self.evaluations.values() if "asked_version" in event}
+        return dict(sorted(found.items()))
+
+    @property
     def lists_beside(self) -> list[str]:
         """Names of the lists that were evaluated beside the main one."""
         found = (parts_of(label) for label in self.evaluations)

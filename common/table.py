@@ -21,6 +21,8 @@ def show(figures: Figures, seconds: Mapping[str, float], wall: float, run: Path)
     console.print(_evaluations("test_normal", figures.of_list()))
     for name in figures.lists_beside:
         console.print(_evaluations(name, figures.of_list(name)))
+    if figures.online:
+        console.print(_online(figures.online))
     console.print(_scenarios(figures))
     console.print(_seconds(seconds, wall))
     tokens = f"{figures.sampled_tokens:,} sampled tokens, {figures.trained_tokens:,} trained tokens"
@@ -38,6 +40,16 @@ def _evaluations(title: str, evaluations: Mapping[str, Event]) -> Table:
         table.add_column(f"{when}, temperature {temperature}", justify="right")
     for measure, key in MEASURES.items():
         table.add_row(measure, *(f"{event[key]:.1%}" + _interval(event, key) for event in evaluations.values()))
+    return table
+
+
+def _online(evaluations: Mapping[int, Event]) -> Table:
+    table = Table(title="dev, on the way", title_justify="left")
+    for name in ("version", "sampled by", *MEASURES):
+        table.add_column(name, justify="right")
+    for version, event in evaluations.items():
+        sampled_by = f"{event['policy_version']} to {event['newest_version']}"
+        table.add_row(str(version), sampled_by, *(f"{event[key]:.1%}" for key in MEASURES.values()))
     return table
 
 

@@ -1,4 +1,8 @@
-"""Stage 1: what is evaluated, when, and under which label. Pure, apart from reading the lists."""
+"""Stage 1: what is evaluated, when, and under which label. Pure, apart from reading the lists.
+
+before, after   the held-out lists, while nothing is trained: `before.t0`, `after.t0.test_challenge`
+online          the dev list every so many versions, on a share of the actors' slots, while training goes on: `dev.v12`
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,11 @@ from common.errors import UsageError
 from common.evaluation import LIST_NAME, label_of
 from learner.gateway.draw import read_tasks
 
+ONLINE = "dev.v"  # labels of online evaluations, before the version that they are of
+
 
 class EvaluationConfig(Section):
-    """What is evaluated before the first and after the last step."""
+    """What is evaluated: before the first and after the last step, and on the way."""
 
     tasks: Path | None = Field(
         default=None,
@@ -40,9 +46,30 @@ class EvaluationConfig(Section):
         default=None, ge=1, description="turns of an episode, count; none: as in training", examples=[50]
     )
 
+    dev_tasks: Path | None = Field(
+        default=None,
+        description="task ids that are evaluated while training goes on, one a line, at the first temperature",
+        examples=["root/data/datasets/dev.txt"],
+    )
+    dev_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="policy versions from one evaluation of dev_tasks to the next; none: none is made",
+        examples=[5],
+    )
+    dev_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="of the connected actors' slots, the share that episodes of dev_tasks may use, but at least one",
+        examples=[0.25],
+    )
+
     @model_validator(mode="after")
     def lists_agree(self) -> Self:
-        """A list beside the main one needs that one."""
+        """A list beside the main one needs that one; the dev list an interval."""
+        if self.dev_every is not None and self.dev_tasks is None:
+            raise ValueError("evaluation.dev_every is set, but evaluation.dev_tasks is not: set both or none")
         if self.beside and self.tasks is None:
             raise ValueError("evaluation.beside is set, but evaluation.tasks is not: set both or none")
         return self
@@ -54,6 +81,7 @@ class EvaluationLists:
 
     main: tuple[str, ...] = ()  # empty: no evaluation
     beside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by the list's name
+    dev: tuple[str, ...] = ()  # evaluated while training goes on
 
     @classmethod
     def read(cls, config: EvaluationConfig) -> Self:
@@ -71,7 +99,8 @@ class EvaluationLists:
             if file.stem in beside:
                 raise UsageError(f"{option}: {file}: another list of that name is there: rename one")
             beside[file.stem] = tuple(read_tasks(file, option))
-        return cls(main, beside)
+        dev = tuple(read_tasks(config.dev_tasks, "learner.evaluation.dev_tasks")) if config.dev_tasks else ()
+        return cls(main, beside, dev)
 
 
 @dataclass(frozen=True)
@@ -100,6 +129,16 @@ def evaluation_tasks(config: EvaluationConfig, lists: EvaluationLists, when: str
         for temperature, name, tasks in parts
         for task in _of_list(config, label_of(when, temperature, name), tasks, temperature)
     ]
+
+
+def online_tasks(config: EvaluationConfig, lists: EvaluationLists, version: int) -> list[EvaluationTask]:
+    """All of the online evaluation of a version."""
+    return _of_list(config, f"{ONLINE}{version}", lists.dev, config.temperatures[0])
+
+
+def is_online(label: str) -> bool:
+    """Whether an evaluation goes on beside training, so that nobody waits for it."""
+    return label.startswith(ONLINE)
 
 
 def _of_list(config: EvaluationConfig, label: str, tasks: Sequence[str], temperature: float) -> list[EvaluationTask]:

@@ -1,6 +1,6 @@
 """What is asked of the live groups and leases at every message, without a walk over them (stages 1 and 5). Pure.
 
-Groups by purpose and state, leases that are out by id and by actor, places that may be leased, expiries. The register
+Groups by lane and state, leases that are out by id and by actor, places that may be leased, expiries. The register
 files each change here, and nobody else does; a lease costs the same with one actor and with a thousand.
 """
 
@@ -11,10 +11,10 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from learner.gateway.records import Group, GroupState, LeaseRecord, Purpose
+from learner.gateway.records import Group, GroupState, Lane, LeaseRecord
 
-Order = tuple[str, int, int]  # purpose, draw's number, when it was filed: evaluations first, then by draw
-PURPOSES: tuple[Purpose, ...] = ("evaluate", "train")
+Order = tuple[int, int, int]  # lane, draw's number, when it was filed: evaluations first, then by draw
+LANES: tuple[Lane, ...] = ("evaluate", "online", "train")
 
 
 class Index:
@@ -25,11 +25,13 @@ class Index:
         self._order: dict[str, Order] = {}
         self._filed = itertools.count()
         self._state: dict[str, GroupState] = {}  # that a group is filed under
-        self._groups: dict[tuple[Purpose, GroupState], dict[str, Group]] = defaultdict(dict)
+        self._groups: dict[tuple[Lane, GroupState], dict[str, Group]] = defaultdict(dict)
         self._labels: Counter[str] = Counter()  # of evaluations
         self._free: dict[tuple[str, int], Group] = {}
-        self._free_in_order: list[tuple[Order, int, str]] = []  # a heap; what is in `_free` no more is passed over
+        # a heap each; what is in `_free` no more is passed over
+        self._free_in_order: dict[Lane, list[tuple[Order, int, str]]] = {lane: [] for lane in LANES}
         self._out: dict[str, LeaseRecord] = {}
+        self._out_by_lane: Counter[Lane] = Counter()
         self._by_actor: dict[str, dict[str, LeaseRecord]] = defaultdict(dict)
         self._expiries: list[tuple[float, str]] = []  # a heap of each lease's expiry, as it was or earlier
 
@@ -39,12 +41,12 @@ class Index:
         """A group is new, or its state has changed."""
         before = self._state.get(group.group_id)
         if before is None:
-            self._order[group.group_id] = (group.purpose, group.number, next(self._filed))
+            self._order[group.group_id] = (LANES.index(group.lane), group.number, next(self._filed))
             self._labels += Counter([group.label] if group.purpose == "evaluate" else [])
         else:
-            del self._groups[group.purpose, before][group.group_id]
+            del self._groups[group.lane, before][group.group_id]
         self._state[group.group_id] = group.state
-        self._groups[group.purpose, group.state][group.group_id] = group
+        self._groups[group.lane, group.state][group.group_id] = group
         for index in range(len(group.members)):
             self._file_place(group, index)
 
@@ -52,9 +54,11 @@ class Index:
         """A lease is new, or its state has changed."""
         if record.state == "leased":
             if record.lease_id not in self._out:
+                self._out_by_lane[group.lane] += 1
                 heapq.heappush(self._expiries, (record.expires_at, record.lease_id))
             self._out[record.lease_id] = self._by_actor[record.actor][record.lease_id] = record
         elif self._out.pop(record.lease_id, None) is not None:
+            self._out_by_lane[group.lane] -= 1
             held = self._by_actor[record.actor]
             del held[record.lease_id]
             if not held:
@@ -66,7 +70,7 @@ class Index:
         state = self._state.pop(group.group_id, None)
         if state is None:
             return
-        del self._groups[group.purpose, state][group.group_id]
+        del self._groups[group.lane, state][group.group_id]
         del self._order[group.group_id]
         if group.purpose == "evaluate":
             self._labels -= Counter([group.label])
@@ -80,13 +84,13 @@ class Index:
             self._free.pop(place, None)
         elif place not in self._free:
             self._free[place] = group
-            heapq.heappush(self._free_in_order, (self._order[group.group_id], index, group.group_id))
+            heapq.heappush(self._free_in_order[group.lane], (self._order[group.group_id], index, group.group_id))
 
     # --- asking
 
-    def in_order(self, purpose: Purpose, state: GroupState) -> list[Group]:
-        """Groups of a purpose in a state, in the order of their draw."""
-        return sorted(self._groups[purpose, state].values(), key=lambda group: self._order[group.group_id])
+    def in_order(self, lane: Lane, state: GroupState) -> list[Group]:
+        """Groups of a lane in a state, in the order of their draw."""
+        return sorted(self._groups[lane, state].values(), key=lambda group: self._order[group.group_id])
 
     def opened(self) -> Iterator[Group]:
         """Open groups of training in the order of their draw."""
@@ -97,24 +101,28 @@ class Index:
         groups = [group for filed in self._groups.values() for group in filed.values()]
         return sorted(groups, key=lambda group: self._order[group.group_id])
 
-    def count(self, purpose: Purpose, *states: GroupState) -> int:
-        """Live groups of a purpose, in these states or in any."""
-        return sum(len(self._groups[purpose, state]) for state in states or ("open", "ready", "handed"))
+    def count(self, lane: Lane, *states: GroupState) -> int:
+        """Live groups of a lane, in these states or in any."""
+        return sum(len(self._groups[lane, state]) for state in states or ("open", "ready", "handed"))
 
     @property
     def labels(self) -> set[str]:
         """Evaluations that have a live group."""
         return set(self._labels)
 
-    def first_free(self, *, training: bool) -> tuple[Group, int] | None:
-        """The place to lease next: of the oldest open group that has one; those of training only if asked for."""
-        heap = self._free_in_order
+    def first_free(self, lane: Lane) -> tuple[Group, int] | None:
+        """The place of a lane to lease next: of the oldest open group that has one."""
+        heap = self._free_in_order[lane]
         while heap and (heap[0][2], heap[0][1]) not in self._free:
             heapq.heappop(heap)
-        if not heap or (heap[0][0][0] == "train" and not training):
+        if not heap:
             return None
         _, index, group_id = heap[0]
         return self._free[group_id, index], index
+
+    def count_out(self, lane: Lane) -> int:
+        """Leases of a lane that are out, count."""
+        return self._out_by_lane[lane]
 
     @property
     def free(self) -> set[tuple[str, int]]:

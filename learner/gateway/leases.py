@@ -16,7 +16,7 @@ from common.messages import Lease
 from learner.gateway.draw import RolloutConfig, TaskDraw
 from learner.gateway.evaluation import EvaluationTask
 from learner.gateway.history import History
-from learner.gateway.index import PURPOSES
+from learner.gateway.index import LANES
 from learner.gateway.open_groups import group_of_draw, group_of_evaluation
 from learner.gateway.records import NO_SIGNAL, STRAGGLER, Group, GroupState, LeaseRecord
 from learner.gateway.register import Register
@@ -50,6 +50,7 @@ class LeaseBook:
         self.policy_version = -1
         self.steps = 0  # made
         self.training = False  # whether training groups may be drawn
+        self.online_most = 1  # leases of online evaluations that may be out beside training, count
 
     # --- what stands in the book
 
@@ -69,7 +70,7 @@ class LeaseBook:
         return found[1] if found else None
 
     def in_state(self, state: GroupState) -> list[Group]:
-        return [group for purpose in PURPOSES for group in self._index.in_order(purpose, state)]
+        return [group for lane in LANES for group in self._index.in_order(lane, state)]
 
     def ready(self) -> int:
         """Groups that the trainer may have, count."""
@@ -84,7 +85,7 @@ class LeaseBook:
         return self._index.labels
 
     def evaluations_left(self) -> int:
-        """Groups of evaluations that are under way, count."""
+        """Groups of evaluations that are under way, those beside training not counted."""
         return self._index.count("evaluate")
 
     def take_changes(self) -> tuple[list[Group], list[LeaseRecord]]:
@@ -107,10 +108,14 @@ class LeaseBook:
         return leases, "" if len(leases) == count else self.waits_for()
 
     def _free_place(self) -> tuple[Group, int] | None:
-        """The place to lease next, of the oldest group that has one; or of a new draw."""
-        place = self._index.first_free(training=self.training)
-        if place is None and self.training and self._index.count("train") < self._most_outstanding():
-            return self._draw_group(), 0
+        """The place to lease next: of an evaluation, of the oldest group that has one, or of a new draw."""
+        place = self._index.first_free("evaluate")
+        if place is None and (not self.training or self._index.count_out("online") < self.online_most):
+            place = self._index.first_free("online")
+        if place is None and self.training:
+            place = self._index.first_free("train")
+            if place is None and self._index.count("train") < self._most_outstanding():
+                return self._draw_group(), 0
         return place
 
     def _draw_group(self) -> Group:

@@ -63,6 +63,7 @@ CREATE TABLE IF NOT EXISTS steps (
     made_at REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS straggler_lengths (lease_id TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS newest_versions (trajectory_id TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS evaluations (label TEXT PRIMARY KEY, result TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS story (
     at REAL NOT NULL, lease_id TEXT NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL
@@ -172,6 +173,9 @@ class Ledger:
                 trajectory.seconds, time.time(), place.segment, place.offset, place.length,
             ),
         )  # fmt: skip
+        if trajectory.lease.purpose == "evaluate":
+            newest = (trajectory.trajectory_id, int(trajectory.versions.max()))
+            self._database.execute("INSERT OR IGNORE INTO newest_versions VALUES (?,?)", newest)
 
     def tell(self, lease_id: str, event: str, detail: str) -> None:
         """One line of a lease's story."""
@@ -327,11 +331,14 @@ class Ledger:
     def scored(self, label: str) -> list[Scored]:
         """Evaluated episodes of a label."""
         rows = self._database.execute(
-            "SELECT t.task_id, l.member, t.reward, t.success, t.oldest_version FROM trajectories t"
-            " JOIN leases l ON l.lease_id = t.trajectory_id WHERE t.label=? AND l.state='evaluated'",
+            "SELECT t.task_id, l.member, t.reward, t.success, t.oldest_version, COALESCE(n.version, -1)"
+            " FROM trajectories t JOIN leases l ON l.lease_id = t.trajectory_id"
+            " LEFT JOIN newest_versions n USING (trajectory_id) WHERE t.label=? AND l.state='evaluated'",
             (label,),
         )
-        return [Scored(task, member, reward, bool(success), version) for task, member, reward, success, version in rows]
+        return [
+            Scored(task, member, reward, bool(success), *versions) for task, member, reward, success, *versions in rows
+        ]
 
     def _groups(self, where: str, values: tuple[object, ...]) -> Iterator[Group]:
         columns = "group_id, number, task_id, purpose, label, size, minimum_version, sampling, state, reason, step"

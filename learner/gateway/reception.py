@@ -152,6 +152,12 @@ class Reception:
             peer.left = True
             log.warning("actor_dismissed", actor=peer.name, reason="its key was removed", leases_freed=len(freed))
 
+    def count_live(self, now: float) -> None:
+        """What is shared among the actors that are heard: credit, and the slots of online evaluations."""
+        live = self.peers.live(now)
+        self.credit.live = len(live)
+        self._run.share_slots(sum(peer.slots for peer in live))
+
     def _hello(self, name: str, routing: bytes, hello: Hello) -> Message:
         now = self._clock()
         if not self._is_listed(name):
@@ -165,7 +171,7 @@ class Reception:
             log.warning("actor_refused", actor=name, reason=peer.reason)
             return peer
         _note_return(peer)
-        self.credit.live = len(self.peers.live(now))
+        self.count_live(now)
         self._run.book.renew(name, hello.lease_ids, now)
         peer.unclaimed = frozenset(self._run.book.leased_to(name)) - set(hello.lease_ids)
         counts = {"holds": len(hello.lease_ids), "unclaimed": len(peer.unclaimed)}

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.messages import Lease, Sampling
+from learner.gateway.evaluation import is_online
 from learner.gateway.history import Draw
 
 LeaseState = Literal["leased", "received", "handed", "trained", "evaluated", "dropped"]
 GroupState = Literal["open", "ready", "handed", "trained", "evaluated", "dropped"]
 Purpose = Literal["train", "evaluate"]
+Lane = Literal["evaluate", "online", "train"]  # who is leased first; an online evaluation within its share of slots
 
 ARRIVED = frozenset({"received", "handed", "trained", "evaluated"})
 NO_SIGNAL = "no_signal"  # the trainer's word too
@@ -99,6 +101,10 @@ class Group:
     reason: str = ""
     step: int = 0  # that it was handed to, or replaced for, from 1
     judged_at: int = -1  # the policy version at which its members' ages were looked at last
+
+    @property
+    def lane(self) -> Lane:
+        return "online" if is_online(self.label) else self.purpose
 
     @property
     def survivors(self) -> list[LeaseRecord]:

@@ -108,6 +108,10 @@ class RunState:
         self.take_up_version()
         self.news.append(Announcement(policy_version=version.version, manifest_digest=version.digest))
 
+    def share_slots(self, slots: int) -> None:
+        """How many slots the connected actors have together: online evaluations may use their share of them."""
+        self.book.online_most = max(1, int(self._config[1].dev_share * slots))
+
     def report_draws(self, step: int) -> None:
         """The line `draws` of metrics.jsonl for a step that was made; a step that is made again has another.
 

@@ -272,7 +272,7 @@ class Gateway:
             for peer in self.reception.peers.newly_silent(now):
                 log.warning("actor_silent", actor=peer.name, seconds=round(now - peer.heard_at, 1))
             self._guard.alive()
-            self._credit.live = len(self.reception.peers.live(now))
+            self.reception.count_live(now)
             self._missed -= self.reception.peers.names
             if self._journalling.look():
                 self._durably(partial(self._let_go, now))

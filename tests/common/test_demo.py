@@ -79,7 +79,8 @@ def test_stopping_ends_a_child_that_does_not_listen(tmp_path):
 def test_a_list_beside_the_main_one_is_shown_beside_it_and_not_in_it(tmp_path, capsys):
     labels = ("after.t1", "after.t0", "before.t0", "before.t0.test_challenge", "after.t0.test_challenge", "before.t0.7")
     shares = (0.7, 0.75, 0.25, 0.1, 0.2, 0.3)
-    figures = collect([evaluation(label, share) for label, share in zip(labels, shares, strict=True)])
+    online = {**evaluation("dev.v5", 0.42), "asked_version": 5, "policy_version": 5, "newest_version": 7}
+    figures = collect([*(evaluation(label, share) for label, share in zip(labels, shares, strict=True)), online])
     assert list(figures.of_list()) == ["before.t0", "after.t0", "before.t0.7", "after.t1"]
     assert list(figures.of_list("test_challenge")) == ["before.t0.test_challenge", "after.t0.test_challenge"]
     assert figures.lists_beside == ["test_challenge"]
@@ -90,5 +91,8 @@ def test_a_list_beside_the_main_one_is_shown_beside_it_and_not_in_it(tmp_path, c
     assert "75.0%" in normal
     assert "20.0%" not in normal
     assert "20.0%" in challenge
+    assert "42.0%" not in normal
+    assert list(figures.online) == [5]
+    assert "5 to 7" in challenge.split("dev, on the way")[1]
     draw(figures, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000

@@ -47,6 +47,8 @@ def make_run(
     now: float = 0.0,
     evaluation: Sequence[str] = (),
     beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    dev: Sequence[str] = (),
+    dev_every: int | None = None,
     seed: int = 1,
     train_tasks: Sequence[str] = TASKS,
     **changes: object,
@@ -54,10 +56,10 @@ def make_run(
     return RunState(
         folder,
         make_config(**changes),
-        EvaluationConfig(temperatures=(0.0,)),
+        EvaluationConfig(temperatures=(0.0,), dev_tasks=Path("dev.txt") if dev else None, dev_every=dev_every),
         seed=seed,
         train_tasks=train_tasks,
-        lists=EvaluationLists(tuple(evaluation), beside),
+        lists=EvaluationLists(tuple(evaluation), beside, tuple(dev)),
         now=now,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from learner.gateway.index import LANES
 from learner.gateway.leases import LeaseBook
 from learner.gateway.records import Group, LeaseRecord
 
@@ -14,18 +15,19 @@ def assert_filed(book: LeaseBook) -> None:
     live = {group.group_id: group for group, _ in book._register.leases.values()}
     groups = index.all_in_order()
     assert live.keys() <= {group.group_id for group in groups}
-    assert groups == sorted(groups, key=lambda group: (group.purpose, group.number)), "evaluations, then by draw"
-    for purpose in ("evaluate", "train"):
-        of = [group for group in groups if group.purpose == purpose]
-        assert index.count(purpose) == len(of)
+    assert groups == sorted(groups, key=lambda group: (LANES.index(group.lane), group.number)), "evaluations first"
+    out = [record for record in every_lease(groups) if record.state == "leased"]
+    free = free_places(groups, most)
+    for lane in LANES:
+        of = [group for group in groups if group.lane == lane]
+        assert index.count(lane) == len(of)
         for state in STATES:
-            assert index.in_order(purpose, state) == [group for group in of if group.state == state]
+            assert index.in_order(lane, state) == [group for group in of if group.state == state]
+        assert index.first_free(lane) == next(((group, member) for group, member in free if group.lane == lane), None)
+        assert index.count_out(lane) == sum(live[record.lease.group_id].lane == lane for record in out)
     assert list(index.opened()) == [group for group in groups if (group.purpose, group.state) == ("train", "open")]
     assert index.labels == {group.label for group in groups if group.purpose == "evaluate"}
-    free = free_places(groups, most)
     assert index.free == {(group.group_id, member) for group, member in free}
-    assert index.first_free(training=True) == (free[0] if free else None)
-    out = [record for record in every_lease(groups) if record.state == "leased"]
     assert list(index.out) == [record.lease_id for record in sorted(out, key=list(index.out.values()).index)]
     assert {id(record) for record in index.out.values()} == {id(record) for record in out}
     for actor in {record.actor for record in out} | set(index._by_actor):

@@ -67,3 +67,8 @@ def test_a_list_beside_that_cannot_be_is_named(tmp_path: Path, names: tuple[str,
 def test_a_list_beside_nothing_is_refused():
     with pytest.raises(UsageError, match=r"evaluation\.beside is set, but evaluation\.tasks is not"):
         parse_command_line({"learner": LearnerConfig}, ["--learner.evaluation.beside", "[c.txt]"], usage="", flags={})
+
+
+def test_an_interval_without_a_dev_list_is_refused():
+    with pytest.raises(UsageError, match=r"evaluation\.dev_every is set, but evaluation\.dev_tasks is not"):
+        parse_command_line({"learner": LearnerConfig}, ["--learner.evaluation.dev_every", "5"], usage="", flags={})

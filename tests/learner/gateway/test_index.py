@@ -24,6 +24,7 @@ class AnyHistory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.book = make_book(**OPTIONS)
+        self.book.online_most = 2
         self.now = 0.0
         self.evaluations = 0
         self.made: list = []  # groups of each step
@@ -37,6 +38,7 @@ class AnyHistory(RuleBasedStateMachine):
         before = self.book.leased(actor)
         leases, waiting_for = self.book.grant(actor, count, self.now)
         assert self.book.leased(actor) == before + len(leases)
+        assert self.book._index.count_out("online") <= self.book.online_most
         assert bool(waiting_for) == (len(leases) < count)
 
     @rule(choice=st.integers(0, 99), age=st.integers(0, 2), reward=st.sampled_from([0.0, 1.0]))
@@ -80,10 +82,10 @@ class AnyHistory(RuleBasedStateMachine):
         self.book.extend_all(self.now)
         assert self.book.expire(self.now) == []
 
-    @rule(tasks=st.integers(1, 3))
-    def evaluate(self, tasks):
+    @rule(tasks=st.integers(1, 3), online=st.booleans())
+    def evaluate(self, tasks, online):
         self.evaluations += 1
-        label = f"e{self.evaluations}.t1"
+        label = f"dev.v{self.evaluations}" if online else f"e{self.evaluations}.t1"
         self.book.add_evaluation([EvaluationTask(label, f"t_{i}", 1.0, 2) for i in range(tasks)], 0, None)
 
     @rule(passed_over=st.integers(0, 2))
