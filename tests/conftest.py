@@ -21,7 +21,7 @@ def appworld_python():
 @pytest.fixture(scope="session")
 def world_root(appworld_python):
     """A data root with few tasks of every scenario, all of them verified when it was built."""
-    return build(BuildArguments(train=4, dev=1, test=1, challenge=1))
+    return build(BuildArguments(train=4, dev=1, test=1, unseen=1, challenge=1))
 
 
 @pytest.fixture(autouse=True)

@@ -27,17 +27,20 @@ log = get_logger(__name__)
 
 MARKER = "world.json"
 HERE = Path(__file__).parent
-GENERATOR = ("generate.py", "people.py", "plan.py", "task_files.py", "scenarios/*.py")
+GENERATOR = ("catalogue.py", "generate.py", "people.py", "plan.py", "task_files.py", "scenarios/*.py")
 
 
 class BuildArguments(Section):
     """What a world is made of. With the generator's sources it decides the world's name in the cache."""
 
     seed: int = Field(default=1, ge=0, description="every random choice comes from it", examples=[1])
-    train: int = Field(default=20, ge=1, le=500, description="train tasks per scenario, count", examples=[20])
+    train: int = Field(default=12, ge=1, le=500, description="train tasks per scenario, count", examples=[12])
     dev: int = Field(default=2, ge=1, le=100, description="dev tasks per scenario, count", examples=[2])
     test: int = Field(
-        default=5, ge=1, le=100, description="test_normal tasks per scenario, other instances, count", examples=[5]
+        default=3, ge=1, le=100, description="test_normal tasks per scenario of train, count", examples=[3]
+    )
+    unseen: int = Field(
+        default=6, ge=1, le=100, description="test_normal tasks per scenario that train lacks, count", examples=[6]
     )
     challenge: int = Field(
         default=6, ge=1, le=100, description="test_challenge tasks per scenario of its own, count", examples=[6]
@@ -45,7 +48,8 @@ class BuildArguments(Section):
 
     def sizes(self) -> dict[str, int]:
         """Tasks per scenario by data set."""
-        return {"train": self.train, "dev": self.dev, "test_normal": self.test, "test_challenge": self.challenge}
+        seen = {"train": self.train, "dev": self.dev, "test_normal": self.test}
+        return {**seen, "unseen": self.unseen, "test_challenge": self.challenge}
 
 
 def world_hash(arguments: BuildArguments) -> str:

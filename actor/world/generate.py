@@ -3,7 +3,7 @@
     PYTHONHASHSEED=0 PYTHON -m actor.world.generate FOLDER '{"seed": 1, ...}'
 
 Flows in: a folder that exists and is empty, the arguments as JSON. Flows out: `FOLDER/full/data` and JSON lines of
-progress on standard output, e.g. {"event": "tasks_graded", "done": 50, "of": 396, "seconds": 41.2}. Each task is
+progress on standard output, e.g. {"event": "tasks_graded", "done": 50, "of": 560, "seconds": 41.2}. Each task is
 verified through the engine: the reference solution passes, a no-op fails.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actor.world import engine, people, task_files, verify
-from actor.world.plan import Planned, plan
+from actor.world.plan import DATASETS, Planned, plan
 from actor.world.share import say, share
 
 
@@ -26,7 +26,7 @@ def generate(folder: Path, seed: int, sizes: dict[str, int], workers: int) -> No
     data.mkdir(parents=True)
     base = task_files.write_base(data, cast)
     tasks = plan(cast, seed, sizes)
-    datasets = {name: [task.task_id for task in tasks if task.dataset == name] for name in sizes}
+    datasets = {name: [task.task_id for task in tasks if task.dataset == name] for name in DATASETS}
     task_files.write_datasets(data, datasets)
 
     def write(task: Planned) -> None:

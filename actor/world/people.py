@@ -29,8 +29,24 @@ STREET = "Oak Pine Elm Maple Cedar Birch Main High Mill"
 LABEL = "Gym School Medicine Walk Meeting Laundry Bus Yoga Baking Study"
 DOLLARS = (5, 10, 15, 20, 25, 30, 35, 40, 50, 60, 75, 90)
 CARDS = ("Visa", "MasterCard", "Discover", "Chase", "HSBC")
-ACCOUNTS = ("spotify", "venmo", "phone", "simple_note")
+ACCOUNTS = (
+    "amazon",
+    "phone",
+    "file_system",
+    "spotify",
+    "venmo",
+    "gmail",
+    "splitwise",
+    "simple_note",
+    "todoist",
+)
 GENRES = ("pop", "rock", "jazz", "folk")
+STUFF = "Copper Steel Wooden Bamboo Cotton Glass"
+WARE = "Lamp Kettle Chair Clock Basket Blanket Mug Pillow"
+NAMES = 12  # first names in use, and last names: fewer than people, so that some share one
+PEOPLE = 20
+PRODUCTS = 40
+SELLERS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +79,18 @@ class Song:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Product:
+    """One thing that amazon sells. `id` is its row's id, `price` in whole dollars, no two alike."""
+
+    id: int
+    name: str
+    product_type: str
+    seller_id: int
+    price: int
+    rating: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cast:
     """All that is in the base world. The first `supervisors` people give tasks; `known` maps them to their contacts."""
 
@@ -71,6 +99,8 @@ class Cast:
     known: tuple[tuple[int, ...], ...]
     artists: tuple[str, ...]
     songs: tuple[Song, ...]
+    sellers: tuple[str, ...]
+    products: tuple[Product, ...]
 
 
 def pairs(rng: random.Random, left: str, right: str, count: int) -> list[str]:
@@ -84,15 +114,15 @@ def saying(rng: random.Random, count: int) -> list[str]:
 
 
 def make_cast(seed: int, supervisors: int = 8, songs: int = 60) -> Cast:
-    """The people and songs of a world, a pure function of its arguments."""
+    """The people, songs and products of a world, a pure function of its arguments."""
     rng = random.Random(seed)  # noqa: S311 - invented data, not secrets
-    firsts, lasts = FIRST.split(), LAST.split()
-    rng.shuffle(firsts)
-    rng.shuffle(lasts)
-    numbers = rng.sample(range(100000, 999999), len(firsts))
+    firsts, lasts = rng.sample(FIRST.split(), NAMES), rng.sample(LAST.split(), NAMES)
+    # those after the first NAMES share their first name with one of them and their last name with another
+    names = [(firsts[i % NAMES], lasts[(i + i // NAMES) % NAMES]) for i in range(PEOPLE)]
+    numbers = rng.sample(range(100000, 999999), PEOPLE)
     people = tuple(
         _person(rng, index + 1, first, last, str(number))
-        for index, (first, last, number) in enumerate(zip(firsts, lasts, numbers, strict=True))
+        for index, ((first, last), number) in enumerate(zip(names, numbers, strict=True))
     )
     known = tuple(tuple(rng.sample([p.id for p in people if p.id != me], 9)) for me in range(1, supervisors + 1))
     # no word of an artist's name is in a title: a search for a title ranks its song first
@@ -102,7 +132,31 @@ def make_cast(seed: int, supervisors: int = 8, songs: int = 60) -> Cast:
         Song(id=i + 1, title=title, artist_id=rng.randint(1, len(artists)), duration=duration, genre=rng.choice(GENRES))
         for i, (title, duration) in enumerate(zip(pairs(rng, TONE, THING, songs), durations, strict=True))
     )
-    return Cast(people=people, supervisors=supervisors, known=known, artists=artists, songs=catalogue)
+    sellers = tuple(f"{word} Store" for word in rng.sample(CITY.split(), SELLERS))
+    return Cast(
+        people=people,
+        supervisors=supervisors,
+        known=known,
+        artists=artists,
+        songs=catalogue,
+        sellers=sellers,
+        products=_products(rng),
+    )
+
+
+def _products(rng: random.Random) -> tuple[Product, ...]:
+    prices = rng.sample(range(6, 150), PRODUCTS)
+    return tuple(
+        Product(
+            id=i + 1,
+            name=name,
+            product_type=name.split()[1].lower(),
+            seller_id=rng.randint(1, SELLERS),
+            price=price,
+            rating=rng.randint(20, 50) / 10,
+        )
+        for i, (name, price) in enumerate(zip(pairs(rng, STUFF, WARE, PRODUCTS), prices, strict=True))
+    )
 
 
 def _person(rng: random.Random, number: int, first: str, last: str, phone: str) -> Person:
@@ -145,12 +199,14 @@ def base_rows(cast: Cast) -> Rows:
 def _accounts(cast: Cast, names: list[dict[str, str]]) -> Rows:
     since = {"created_at": LONG_AGO, "last_logged_in": LONG_AGO}
     more = [{"phone_number": p.phone_number, "birthday": p.birthday, "sex": p.sex} for p in cast.people]
-    yield "admin", "MainUser", [{**name, **rest} for name, rest in zip(names, more, strict=True)]
-    for app in ("venmo", "spotify", "simple_note"):
+    users = [{**name, **rest} for name, rest in zip(names, more, strict=True)]
+    yield "admin", "MainUser", users[: cast.supervisors]  # the engine wants no two first names alike among them
+    for app in (account for account in ACCOUNTS if account != "phone"):
         extra = {"venmo_balance": 500} if app == "venmo" else {}
-        passwords = [{"password": dict(p.passwords)[app], "verified": True} for p in cast.people]
+        verified = {} if app == "gmail" else {"verified": True}
+        passwords = [{"password": dict(p.passwords)[app], **verified} for p in cast.people]
         yield app, "User", [{**name, **since, **extra, **rest} for name, rest in zip(names, passwords, strict=True)]
-    users = [
+    owners = [
         {"first_name": p.first_name, "last_name": p.last_name, "password": dict(p.passwords)["phone"]}
         for p in cast.people
     ]
@@ -158,7 +214,7 @@ def _accounts(cast: Cast, names: list[dict[str, str]]) -> Rows:
     yield (
         "phone",
         "User",
-        [{**user, **since, "phone_number": number} for user, number in zip(users, numbers, strict=True)],
+        [{**user, **since, "phone_number": number} for user, number in zip(owners, numbers, strict=True)],
     )
 
 

@@ -11,9 +11,11 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from actor.world.catalogue import catalogue_rows
 from actor.world.people import NOW, Cast, Person, base_rows
 from actor.world.scenarios.form import Draft, Row, Scenario
 from actor.world.scenarios.tests import touched
@@ -67,7 +69,7 @@ def write_base(data: Path, cast: Cast) -> Base:
 
     freeze_time(NOW).start()
     models = ModelCollection.load(to_db_home_path=BASE, load_apps=get_all_apps(), create_db=True)
-    for app, model, records in base_rows(cast):
+    for app, model, records in chain(base_rows(cast), catalogue_rows(cast)):
         table = models[app][model]
         table.save_all([table.create(**record) for record in records], skip_post_change=True)
     models.save(db_home_path=str(data / "base_dbs"), format="full")

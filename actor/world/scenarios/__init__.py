@@ -1,4 +1,8 @@
-"""What can be asked in the world: one file per app. `TRAIN` is learned from, `CHALLENGE` is only ever tested on."""
+"""What can be asked in the world: one file per app, and one for tasks that span several.
+
+`TRAIN` is learned from, and other instances of it are tested on; `UNSEEN` is only ever tested on, but needs no app that
+train lacks; `CHALLENGE` needs one.
+"""
 
 from __future__ import annotations
 
@@ -21,4 +25,5 @@ TRAIN: tuple[Scenario, ...] = (
     venmo.ASK_FRIEND,
     venmo.TOTAL_SENT,
 )
+UNSEEN: tuple[Scenario, ...] = ()
 CHALLENGE: tuple[Scenario, ...] = (challenge.LIKED_LONGEST, challenge.LIBRARY_COUNT, challenge.ALARM_TIME)

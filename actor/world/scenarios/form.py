@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from string import Template
 from typing import Any
 
-from actor.world.people import Person, Song
+from actor.world.people import Person, Product, Song
 
 GIVE_UP = "apis.supervisor.complete_task(status='fail')"
 SEEN = "seen"  # `$seen` in a cell stands for the last observation, copied
@@ -48,11 +48,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a scenario may draw from: the supervisor of the task, the people he knows, the song catalogue."""
+    """What a scenario may draw from: the supervisor of the task, the people he knows, the songs, what amazon sells."""
 
     me: Person
     friends: tuple[Person, ...]
     songs: tuple[Song, ...]
+    products: tuple[Product, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def _texts_from(rng: random.Random, setting: Setting) -> Draft:
 
 LAST_TEXT = Scenario(
     name="lastText",
-    difficulty=3,
+    difficulty=2,
     instruction="What does the last text message from '$name' say?",
     cells=(
         LOGIN,
@@ -138,7 +138,7 @@ def turned_off(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
 
 ALARM_OFF = Scenario(
     name="alarmOff",
-    difficulty=3,
+    difficulty=2,
     instruction="Turn off my alarm '$label' on my phone.",
     cells=(
         LOGIN,

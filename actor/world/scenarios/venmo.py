@@ -39,7 +39,7 @@ def paid(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
 
 PAY_FRIEND = Scenario(
     name="payFriend",
-    difficulty=3,
+    difficulty=2,
     instruction="Send $amount dollars to '$name' on Venmo for '$reason'.",
     cells=(LOGIN, FIND, f"apis.venmo.$verb$note, access_token=t)\n{DONE}"),
     choices={
@@ -68,7 +68,7 @@ def requested(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
 
 ASK_FRIEND = Scenario(
     name="requestMoney",
-    difficulty=3,
+    difficulty=2,
     instruction="Request $amount dollars from '$name' on Venmo for '$reason'.",
     cells=(LOGIN, FIND, f"apis.venmo.$verb$note, access_token=t)\n{DONE}"),
     choices={
@@ -117,7 +117,7 @@ HISTORY = "venmo.show_transactions"
 
 TOTAL_SENT = Scenario(
     name="totalSent",
-    difficulty=3,
+    difficulty=2,
     instruction="How many dollars have I sent to '$name' on Venmo in total?",
     cells=(LOGIN, FIND, "s = $read\nprint(int(sum(x['amount'] for x in s)))", ANSWER),
     choices={

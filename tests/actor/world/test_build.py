@@ -1,13 +1,15 @@
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from actor.world import build as building
-from actor.world import relay
+from actor.world import people, relay
 from actor.world.build import BuildArguments, build, check_world, world_hash
 from common.errors import RunError, UsageError
 
@@ -48,9 +50,21 @@ def test_every_task_has_a_database_per_app_and_tests(world_root):
         assert json.loads((truth / "solution.json").read_text())["cells"]
 
 
+def test_every_app_has_base_data_that_is_small(world_root):
+    base = world_root / "full" / "data" / "base_dbs"
+    for app in people.ACCOUNTS:
+        with closing(sqlite3.connect(base / f"{app}.db")) as database:
+            assert database.execute("SELECT COUNT(*) FROM users").fetchone()[0] == people.PEOPLE
+        assert (base / f"{app}.db").stat().st_size < 2**20
+    held = {"amazon": "products", "gmail": "emails", "file_system": "directories", "splitwise": "expenses"}
+    for app, table in {**held, "todoist": "tasks", "phone": "contacts", "spotify": "songs"}.items():
+        with closing(sqlite3.connect(base / f"{app}.db")) as database:
+            assert database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] >= 16
+
+
 def test_a_world_that_is_there_is_not_built_again(world_root, monkeypatch):
     monkeypatch.setattr(relay, "run_module", lambda *_: pytest.fail("it was built again"))
-    assert build(BuildArguments(train=4, dev=1, test=1, challenge=1)) == world_root
+    assert build(BuildArguments(train=4, dev=1, test=1, unseen=1, challenge=1)) == world_root
 
 
 def test_the_hash_follows_arguments_and_sources(monkeypatch, tmp_path):
@@ -124,7 +138,7 @@ WRONG_SOLUTION = """
 wrong = Choice(right="state", wrong=(("city", 1),), chance=0.5)
 scenario = scenarios.TRAIN[0]
 broken = replace(scenario, choices={**scenario.choices, "field": wrong})
-plan.TRAIN, plan.CHALLENGE = (broken,), ()
+plan.TRAIN, plan.UNSEEN, plan.CHALLENGE = (broken,), (), ()
 """
 PAID_FOR_NOTHING = """
 import importlib.util
@@ -134,7 +148,7 @@ spec = importlib.util.spec_from_file_location("generous", source)
 module = importlib.util.module_from_spec(spec)
 sys.modules["generous"] = module
 spec.loader.exec_module(module)
-plan.TRAIN, plan.CHALLENGE = (replace(scenarios.TRAIN[0], evaluate=module.generous),), ()
+plan.TRAIN, plan.UNSEEN, plan.CHALLENGE = (replace(scenarios.TRAIN[0], evaluate=module.generous),), (), ()
 """
 
 
@@ -147,7 +161,7 @@ plan.TRAIN, plan.CHALLENGE = (replace(scenarios.TRAIN[0], evaluate=module.genero
     ids=["a wrong solution", "a reward for nothing"],
 )
 def test_a_task_that_is_not_as_it_must_be_fails_the_build(appworld_python, tmp_path, change, reason):
-    sizes = {"train": 1, "dev": 0, "test_normal": 0, "test_challenge": 0}
+    sizes = {"train": 1, "dev": 0, "test_normal": 0, "unseen": 0, "test_challenge": 0}
     request = json.dumps({"seed": 1, "sizes": sizes, "workers": 1})
     done = subprocess.run(
         [appworld_python, "-c", BROKEN.replace("{change}", change), tmp_path, request],

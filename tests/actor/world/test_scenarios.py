@@ -4,14 +4,14 @@ from string import Template
 
 import pytest
 
-from actor.world.people import make_cast
-from actor.world.plan import plan
-from actor.world.scenarios import CHALLENGE, TRAIN
+from actor.world.people import ACCOUNTS, make_cast
+from actor.world.plan import DATASETS, plan
+from actor.world.scenarios import CHALLENGE, TRAIN, UNSEEN
 from actor.world.scenarios.form import Choice
 from actor.world.task_files import apis_used, requirements
 
-SIZES = {"train": 20, "dev": 2, "test_normal": 5, "test_challenge": 6}
-EVERY = pytest.mark.parametrize("scenario", TRAIN + CHALLENGE, ids=lambda scenario: scenario.name)
+SIZES = {"train": 12, "dev": 2, "test_normal": 3, "unseen": 6, "test_challenge": 6}
+EVERY = pytest.mark.parametrize("scenario", TRAIN + UNSEEN + CHALLENGE, ids=lambda scenario: scenario.name)
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +24,19 @@ def test_a_cast_is_a_function_of_its_seed():
     assert make_cast(3) != make_cast(4)
 
 
-def test_no_two_people_share_a_name_and_no_two_songs_a_title():
+def test_people_have_an_account_everywhere_and_names_that_are_alike_but_not_the_same():
     cast = make_cast(1)
-    assert len({p.first_name for p in cast.people}) == len({p.last_name for p in cast.people}) == len(cast.people)
-    assert len({song.title for song in cast.songs}) == len(cast.songs) == 60
-    assert len({song.duration for song in cast.songs}) == len(cast.songs)
+    assert len(ACCOUNTS) == 9
+    assert all(tuple(dict(person.passwords)) == ACCOUNTS for person in cast.people)
+    assert len({person.name for person in cast.people}) == len({p.email for p in cast.people}) == len(cast.people) == 20
+    assert len({person.first_name for person in cast.people}) == len({p.last_name for p in cast.people}) == 12
+    assert len({person.first_name for person in cast.people[: cast.supervisors]}) == cast.supervisors
+
+
+def test_no_two_songs_or_products_share_a_title_a_length_or_a_price():
+    cast = make_cast(1)
+    assert len({song.title for song in cast.songs}) == len({song.duration for song in cast.songs}) == 60
+    assert len({product.name for product in cast.products}) == len({p.price for p in cast.products}) == 40
 
 
 def test_a_plan_is_a_function_of_its_arguments(tasks):
@@ -37,9 +45,13 @@ def test_a_plan_is_a_function_of_its_arguments(tasks):
 
 
 def test_data_sets_hold_what_was_asked_for(tasks):
-    counts = {name: sum(task.dataset == name for task in tasks) for name in SIZES}
-    assert counts == {"train": 280, "dev": 28, "test_normal": 70, "test_challenge": 18}
-    assert {t.scenario.name for t in tasks if t.dataset == "test_challenge"} == {s.name for s in CHALLENGE}
+    counts = {name: sum(task.dataset == name for task in tasks) for name in DATASETS}
+    seen, unseen, challenge = len(TRAIN), len(UNSEEN), len(CHALLENGE)
+    held_out = 3 * seen + 6 * unseen
+    assert counts == {"train": 12 * seen, "dev": 2 * seen, "test_normal": held_out, "test_challenge": 6 * challenge}
+    for dataset, scenarios in (("train", TRAIN), ("test_normal", TRAIN + UNSEEN), ("test_challenge", CHALLENGE)):
+        names = {task.scenario.name for task in tasks if task.dataset == dataset}
+        assert names == {scenario.name for scenario in scenarios}
 
 
 def test_held_out_tasks_are_not_among_the_train_tasks(tasks):
@@ -47,7 +59,7 @@ def test_held_out_tasks_are_not_among_the_train_tasks(tasks):
         return task.me.id, task.scenario.say(task.draft), task.draft.answer
 
     seen = {what(task) for task in tasks if task.dataset == "train"}
-    assert len(seen) == 280
+    assert len(seen) == 12 * len(TRAIN)
     assert not seen & {what(task) for task in tasks if task.dataset != "train"}
 
 

@@ -27,7 +27,7 @@ def test_a_task_is_shown_with_all_that_a_person_needs(world_root):
     facts = show.task_facts(world_root, "payFriend_1")
     assert facts["dataset"] == "train"
     assert facts["apps"] == ["venmo"]
-    assert facts["difficulty"] == 3
+    assert facts["difficulty"] == 2
     assert facts["answer"] is None
     assert facts["instruction"].startswith("Send ")
     assert facts["solution"][0].endswith(
@@ -82,7 +82,8 @@ def test_bad_words_are_refused_in_one_line(words, problem):
 
 
 def test_the_built_world_is_named_as_json(world_root, capsys):
-    assert cli.main(["build", "--train", "4", "--test", "1", "--dev", "1", "--challenge", "1", "--json"]) == 0
+    sizes = ["--train", "4", "--dev", "1", "--test", "1", "--unseen", "1", "--challenge", "1"]
+    assert cli.main(["build", *sizes, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["root"] == str(world_root)
     assert found["tasks"]["train"] == 56
