@@ -10,9 +10,16 @@ import common.log
 from actor.config import ActorConfig, WorldConfig
 from common.config import LinkConfig, Loaded, RunConfig, Section, dump, parse_command_line
 from common.errors import UsageError
+from common.prompt_config import PromptConfig
 
 USAGE = "usage: loop actor --config FILE [--dry-run] [--insecure] [--section.key value ...]"
-SECTIONS: dict[str, type[Section]] = {"run": RunConfig, "link": LinkConfig, "world": WorldConfig, "actor": ActorConfig}
+SECTIONS: dict[str, type[Section]] = {
+    "run": RunConfig,
+    "link": LinkConfig,
+    "prompt": PromptConfig,
+    "world": WorldConfig,
+    "actor": ActorConfig,
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     )
     from actor.worker import run_actor  # noqa: PLC0415 - `--help` does without
 
-    asyncio.run(run_actor(run, link, world, actor))
+    asyncio.run(run_actor(run, link, world, actor, loaded.section("prompt", PromptConfig)))
     return 0
 
 

@@ -20,7 +20,6 @@ from typing import Literal, Protocol
 from common.messages import Lease
 from common.prompt import Supervisor
 
-NO_CODE = "Nothing was executed: the answer holds no code. Write python."
 LEAST_TURN_TOKENS = 16  # an observation leaves at least this much room for the turn that follows
 End = Literal["completed", "turn_limit", "context_limit", "killed"]
 
@@ -96,6 +95,8 @@ class Wording(Protocol):
     def opening(self, instruction: str, supervisor: Task) -> list[int]: ...
     def observation(self, text: str, room: int, *, stopped: bool = True) -> list[int]: ...
     def code(self, sampled_ids: Sequence[int]) -> str | None: ...
+    def told(self, sampled_ids: Sequence[int], output: str | None) -> str: ...
+    def has_stopped(self, sampled_ids: Sequence[int]) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,9 @@ async def _turns(
             return "killed"
         if len(episode.turns) >= sampling.max_turns:
             return "turn_limit"
-        text = NO_CODE if seen is None else seen.text
+        text = prompt.told(sampled.ids, None if seen is None else seen.text)
         left = limit - len(episode.ids) - min(LEAST_TURN_TOKENS, sampling.max_turn_tokens)
-        observation = prompt.observation(text, left, stopped=stopped)
+        observation = prompt.observation(text, left, stopped=prompt.has_stopped(sampled.ids))
         if not observation:
             return "context_limit"
         episode.ids += observation

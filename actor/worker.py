@@ -45,16 +45,8 @@ from common.file_link import FileLink
 from common.keys import actor_keys
 from common.link import ActorLink
 from common.log import get_logger
-from common.messages import (
-    PROTOCOL_VERSION,
-    Ack,
-    Goodbye,
-    Heartbeat,
-    HeartbeatReply,
-    Hello,
-    Lease,
-)
-from common.prompt import Prompt, form_digest
+from common.messages import PROTOCOL_VERSION, Ack, Goodbye, Heartbeat, HeartbeatReply, Hello, Lease
+from common.prompt import Prompt, PromptConfig, form_digest
 from common.run_lock import only_one
 from common.wire import schema_digest
 
@@ -67,8 +59,10 @@ CLOSE_SECONDS = 3.0  # for the ends of engine and worlds, whose processes end wi
 class Worker:
     """One actor of one run."""
 
-    def __init__(self, run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig) -> None:
-        self._run, self._world, self._config = run, world, config
+    def __init__(
+        self, run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig, prompt: PromptConfig | None = None
+    ) -> None:
+        self._run, self._world, self._config, self._prompt = run, world, config, prompt or PromptConfig()
         self._shared_folder = link.shared_folder
         self.folder = config.folder or run.folder / "actors" / config.name
         keys = None if link.insecure else actor_keys(link.keys, config.name)
@@ -122,7 +116,8 @@ class Worker:
             instance=self._instance,
             slots=self._config.episodes,
             schema_digest=schema_digest(),
-            prompt_digest=form_digest(),
+            prompt_digest=form_digest(self._prompt),
+            prompt=str(self._prompt),
             tokenizer_digest=self._tokenizer_digest,
             run_id=self._run_id,
             lease_ids=self._held(),
@@ -283,7 +278,7 @@ class Worker:
         folder, manifest = await versions.fetch_full(config.reload)
         self._doing = "vLLM's engine to start"
         await importing
-        prompt = Prompt.load(folder)
+        prompt = Prompt.load(folder, self._prompt)
         entry = manifest.files.get(TOKENIZER)
         self._tokenizer_digest = entry.sha256 if entry is not None else ""
         self._policy = policy = await Policy.start(
@@ -354,14 +349,16 @@ class Worker:
         return asyncio.create_task(coroutine)
 
 
-async def run_actor(run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig) -> None:
+async def run_actor(
+    run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig, prompt: PromptConfig | None = None
+) -> None:
     """Run an actor until its run is finished. SIGTERM or SIGINT: leave politely; again: end at once.
 
     Raises:
         UsageError: another actor works in its folder.
         UsageError, RunError: as `Worker.run`.
     """
-    worker = Worker(run, link, world, config)
+    worker = Worker(run, link, world, config, prompt)
     signals = 0
 
     def on_signal(name: str) -> None:

@@ -24,6 +24,7 @@ from common.errors import UsageError
 SECTION_MODELS = {
     "run": "common.config:RunConfig",
     "link": "common.config:LinkConfig",
+    "prompt": "common.prompt_config:PromptConfig",
     "world": "actor.config:WorldConfig",
     "actor": "actor.config:ActorConfig",
     "learner": "learner.config:LearnerConfig",

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_TOKENS = 1 << 20
 
 Int32 = npt.NDArray[np.int32]
@@ -175,6 +175,7 @@ class Hello(Message):
     slots: int = Field(ge=1, le=10_000, description="episodes at a time, count", examples=[32])
     schema_digest: Digest = Field(description="of the messages that it knows, sha256 in hex", examples=["ab" * 32])
     prompt_digest: Digest = Field(description="of the prompt's form, sha256 in hex", examples=["ab" * 32])
+    prompt: str = Field(default="", max_length=200, description="its options, for a person", examples=["react"])
     tokenizer_digest: Digest | Literal[""] = Field(
         default="",
         description="sha256 of the tokenizer.json that it works with, in hex; empty before it has one",

@@ -1,81 +1,59 @@
 """Text to tokens and back: the only file that does it. Used inside stage 2 (episode) and by the warm start.
 
-One format for every model, ChatML as Qwen2.5 and Qwen3 use it. An episode's tokens are built by appending: `opening`,
-then for each turn the ids that the policy sampled (its stop token with them) and `observation`. What was sampled is
-never decoded and encoded again; `code` decodes for execution alone.
+One format for every model, ChatML as Qwen2.5 and Qwen3 use it; what is said in it is the form's (prompt_text.py). An
+episode's tokens are built by appending: `opening`, then for each turn the ids that the policy sampled (its stop token
+with them) and `observation`. What was sampled is never decoded and encoded again, nor taken out; `code` decodes for
+execution alone.
+
+The opening is, token for token, what the model's own chat template renders. So are all later turns of Qwen2.5. With
+Qwen3 they differ in the thoughts: its template takes those of earlier turns out of the conversation, and the empty ones
+(`<think>\\n\\n</think>\\n\\n`, with which thinking is switched off) too. Here they stay. A conversation that is changed
+behind the policy's back is another sequence at each turn: it cannot be trained on in one pass, with the context in
+which each token was sampled, and no cache of its beginning would serve twice.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from tokenizers import Tokenizer
 
+from common.code_of_turn import THOUGHT, THOUGHT_END, Reading, read
 from common.errors import UsageError
+from common.prompt_config import PromptConfig
+from common.prompt_text import CUT_NOTE, SECOND_BLOCK, START, STOP, PromptText, Supervisor, form_digest
 
-START, STOP = "<|im_start|>", "<|im_end|>"
-SYSTEM = "Write python using apis; end with apis.supervisor.complete_task."
-TASK = "I am {first_name} {last_name} ({email}, {phone_number}).\n{instruction}"
-CUT_NOTE = "[{count} more characters]"
-FORM = 1  # +1 when the same text would become other tokens, or the same tokens other code
+__all__ = ["START", "STOP", "Prompt", "PromptConfig", "Supervisor", "form_digest"]
+NO_THOUGHT = f"{THOUGHT}\n\n{THOUGHT_END}\n\n"
 MOST_CHARACTERS_PER_TOKEN = 64  # beyond room * this no text can fit, so it need not be encoded to be cut
-
-_FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-
-
-def form_digest() -> str:
-    """sha256 (hex) of what is fixed about prompts, without a tokenizer; learner and actor must have the same."""
-    return hashlib.sha256(f"{FORM}\0{START}\0{STOP}\0{SYSTEM}\0{TASK}\0{CUT_NOTE}".encode()).hexdigest()
-
-
-class Supervisor(Protocol):
-    """The person on whose behalf a task is done, as the task's specs name them."""
-
-    @property
-    def first_name(self) -> str: ...
-    @property
-    def last_name(self) -> str: ...
-    @property
-    def email(self) -> str: ...
-    @property
-    def phone_number(self) -> str: ...
-
-
-def task_text(instruction: str, supervisor: Supervisor) -> str:
-    """What the first user turn says."""
-    return TASK.format(
-        first_name=supervisor.first_name,
-        last_name=supervisor.last_name,
-        email=supervisor.email,
-        phone_number=supervisor.phone_number,
-        instruction=instruction,
-    )
 
 
 class Prompt:
     """The prompt's format, bound to one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: int, start: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: int, start: int, config: PromptConfig) -> None:
         self._tokenizer = tokenizer
         # "<|im_end|>" inside a text is encoded as text, so that no text forges a turn
         self._tokenizer.encode_special_tokens = True
+        self._words, self._limit = PromptText(config), config.observation_limit
         self._start, self._stop = start, stop
+        self._special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._newline = self._encode("\n")
-        self._system = [start, *self._encode(f"system\n{SYSTEM}"), stop, *self._newline]
-        self._reply_header = [*self._newline, start, *self._encode("assistant\n")]
-        self.digest: str = hashlib.sha256(f"{form_digest()}\0{tokenizer.to_str()}".encode()).hexdigest()
+        thinks = tokenizer.token_to_id(THOUGHT_END) is not None
+        header = f"assistant\n{NO_THOUGHT}" if thinks and config.thinking == "off" else "assistant\n"
+        self._reply_header = [start, *self._encode(header)]
+        self._head = [id_ for message in self._words.head for id_ in self._turn(message.role, message.text)]
+        self.digest: str = hashlib.sha256(f"{form_digest(config)}\0{tokenizer.to_str()}".encode()).hexdigest()
         self.stop_ids: tuple[int, ...] = (stop,)
         self.vocabulary_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
 
     @classmethod
-    def load(cls, model_folder: Path) -> Prompt:
-        """The prompt for a Hugging Face model directory.
+    def load(cls, model_folder: Path, config: PromptConfig | None = None) -> Prompt:
+        """The prompt for a Hugging Face model directory; `config` as a run's section `prompt` has it.
 
-        Raises UsageError when there is no tokenizer.json, it cannot be read, or it lacks ChatML's tokens.
+        Raises UsageError when there is no tokenizer.json, it cannot be read, lacks ChatML's tokens, or cannot think.
         """
         file = model_folder / "tokenizer.json"
         if not file.is_file():
@@ -84,63 +62,86 @@ class Prompt:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # noqa: BLE001 - the library raises plain Exception for a bad file
             raise UsageError(f"{file}: not a tokenizer: {' '.join(str(error).split())[:200]}") from None
-        return cls.of(tokenizer, str(file))
+        return cls.of(tokenizer, str(file), config)
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, where: str = "tokenizer") -> Prompt:
+    def of(cls, tokenizer: Tokenizer, where: str = "tokenizer", config: PromptConfig | None = None) -> Prompt:
         """The prompt for a tokenizer at hand, which it takes over; `where` names it in errors.
 
-        Raises UsageError when the tokenizer lacks ChatML's tokens, or would let a text forge them.
+        Raises UsageError when the tokenizer lacks ChatML's tokens, would let a text forge them, or is to think and
+        lacks the tokens for it.
         """
+        config = config or PromptConfig()
         start, stop = tokenizer.token_to_id(START), tokenizer.token_to_id(STOP)
         if start is None or stop is None:
             missing = START if start is None else STOP
             raise UsageError(f"{where}: has no token {missing}: prompts are ChatML, take a Qwen2.5 or Qwen3 tokenizer")
-        prompt = cls(tokenizer, stop, start)
+        if config.thinking == "on" and tokenizer.token_to_id(THOUGHT_END) is None:
+            raise UsageError(f"{where}: has no token {THOUGHT_END}: only a Qwen3 thinks; set prompt.thinking: off")
+        prompt = cls(tokenizer, stop, start, config)
         if {start, stop} & set(prompt._encode(START + STOP)):
             raise UsageError(f"{where}: {STOP} is not marked special, so a text could forge the end of a turn")
         return prompt
 
     def opening(self, instruction: str, supervisor: Supervisor) -> list[int]:
-        """An episode's first tokens: the system line, the task, the header of the first assistant turn."""
-        task = self._encode(f"user\n{task_text(instruction, supervisor)}")
-        return [*self._system, self._start, *task, self._stop, *self._reply_header]
+        """An episode's first tokens: the form's head, the task, the header of the first assistant turn."""
+        return [*self._head, *self._turn("user", self._words.task(instruction, supervisor)), *self._reply_header]
 
     def observation(self, text: str, room: int, *, stopped: bool = True) -> list[int]:
         """What follows the policy's stop token: the observation as a user turn, the header of the next assistant turn.
 
-        At most `room` tokens: a longer text is cut at a line end, with a note that says how much is missing. Empty when
-        `room` is too small for anything: the episode has run out of context. `stopped=False` says that the turn was
-        ended by its token limit; the stop token that the policy did not sample then comes first.
+        At most `room` tokens, of which the text takes at most the configured `observation_tokens`: a longer one is cut
+        at a line end, with a note that says how much is missing. Empty when `room` is too small for anything: the
+        episode has run out of context. `stopped=False` says that the turn did not end in the stop token
+        (`has_stopped`), which then comes first.
         """
-        before = [*([] if stopped else [self._stop]), *self._newline, self._start]
-        after = [self._stop, *self._reply_header]
-        for shown in self._shorter_and_shorter(text.rstrip("\n"), room - len(before) - len(after)):
-            ids = [*before, *self._encode(f"user\n{shown}"), *after]
+        text = text.rstrip("\n")
+        before = [*([] if stopped else [self._stop]), *self._newline]
+        framed = len(self._user_turn("")) + len(before)
+        most = room - framed if self._limit is None else min(room - framed, self._limit)
+        for shown in self._shorter_and_shorter(text, most):
+            if self._limit is not None and len(self._encode(shown)) > self._limit:
+                continue
+            ids = [*before, *self._user_turn(shown)]
             if len(ids) <= room:
                 return ids
         return []
 
-    def reply(self, code: str) -> list[int]:
-        """A turn as the policy should sample it: the code, then the stop token. For demonstrations alone."""
-        return [*self._encode(code), self._stop]
+    def reply(self, code: str, thought: str = "") -> list[int]:
+        """A turn as the policy should sample it, the stop token with it. For demonstrations alone."""
+        return [*self._encode(self._words.answer(code, thought)), self._stop]
 
     def code(self, sampled_ids: Sequence[int]) -> str | None:
-        """What to execute of a turn; None when there is nothing.
+        """What to execute of a turn, by the rules of code_of_turn.py; None when there is nothing."""
+        return self._read(sampled_ids).code
 
-        The first fenced block when there is a fence (an unclosed one reaches to the end), else the whole text. What a
-        reasoning model thinks before `</think>` does not count.
-        """
-        text: str = self._tokenizer.decode(list(sampled_ids), skip_special_tokens=True)
-        text = text.rpartition("</think>")[2]
-        fenced = _FENCE.search(text)
-        code = (fenced.group(1) if fenced else text).strip("\n")
-        return code if code.strip() else None
+    def told(self, sampled_ids: Sequence[int], output: str | None) -> str:
+        """What the policy is told after a turn: `output`, what its code printed; None: that nothing was executed."""
+        if output is None:
+            return self._words.no_code
+        return f"{SECOND_BLOCK}\n{output}" if self._read(sampled_ids).blocks > 1 else output
+
+    def has_stopped(self, sampled_ids: Sequence[int]) -> bool:
+        """Whether a turn ends in the stop token, rather than cut off or by another token that ends a text."""
+        return bool(sampled_ids) and sampled_ids[-1] == self._stop
 
     def text(self, ids: Sequence[int]) -> str:
         """Tokens as a person reads them, the format's own tokens shown."""
         shown: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return shown
+
+    def _read(self, sampled_ids: Sequence[int]) -> Reading:
+        length = next((at for at, number in enumerate(sampled_ids) if number in self._special), len(sampled_ids))
+        text: str = self._tokenizer.decode(list(sampled_ids[:length]), skip_special_tokens=True)
+        return read(text, fence_needed=self._words.fence_needed)
+
+    def _turn(self, role: str, text: str) -> list[int]:
+        """A whole turn that the policy does not sample, the line end behind it too."""
+        return [self._start, *self._encode(f"{role}\n{text}"), self._stop, *self._newline]
+
+    def _user_turn(self, output: str) -> list[int]:
+        """An observation's turn, and the header of the policy's next one."""
+        return [*self._turn("user", self._words.observation(output)), *self._reply_header]
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from common.config import LinkConfig, Loaded, RunConfig, Section, dump, parse_command_line
 from common.errors import UsageError
+from common.prompt_config import PromptConfig
 from learner.config import LearnerConfig
 
 USAGE = """usage: loop learner [--config FILE] [--resume] [--dry-run] [--insecure] [--nproc N] [--section.key value ...]
@@ -24,7 +25,12 @@ FLAGS = {
     "estimate of the memory; start nothing",
 }
 COMMANDS = {"warm-start": "learner.warm_start.make", "export": "learner.trainer.export"}
-SECTIONS: dict[str, type[Section]] = {"run": RunConfig, "link": LinkConfig, "learner": LearnerConfig}
+SECTIONS: dict[str, type[Section]] = {
+    "run": RunConfig,
+    "link": LinkConfig,
+    "prompt": PromptConfig,
+    "learner": LearnerConfig,
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -76,11 +82,13 @@ def _memory(learner: LearnerConfig, processes: int) -> list[str]:
 
 def _check(resolved: Loaded, *, weights: bool) -> None:
     """What can be said to be wrong before anything is started."""
+    from common.prompt import Prompt  # noqa: PLC0415
     from learner.gateway.draw import read_tasks  # noqa: PLC0415
     from learner.gateway.evaluation import EvaluationLists  # noqa: PLC0415
     from learner.trainer.model_folder import check_folder  # noqa: PLC0415
 
     learner = resolved.section("learner", LearnerConfig)
     check_folder(learner.model.path, weights=weights)
+    Prompt.load(learner.model.path, resolved.section("prompt", PromptConfig))
     read_tasks(learner.rollout.train_tasks, "learner.rollout.train_tasks")
     EvaluationLists.read(learner.evaluation)

@@ -19,6 +19,7 @@ class Common:
     run_id: str
     schema_digest: str
     prompt_digest: str
+    prompt: str = ""  # its options, for a person
     tokenizer_digest: str = ""  # of the current version; empty before the first, or when it has none
 
     def difference(self, name: str, hello: Hello) -> str:
@@ -40,8 +41,12 @@ class Common:
                 f"it belongs to run {hello.run_id}, this is run {self.run_id}: {anew} to join this one",
             ),
             (
+                hello.prompt_digest != self.prompt_digest and hello.prompt != self.prompt,
+                f"the prompt is '{hello.prompt}' there, '{self.prompt}' here: give both sides the same section prompt",
+            ),
+            (
                 hello.prompt_digest != self.prompt_digest,
-                f"the prompt's form is {_both(hello.prompt_digest, self.prompt_digest)}: {upgrade}",
+                f"the words of the prompt are {_both(hello.prompt_digest, self.prompt_digest)}: {upgrade}",
             ),
             (
                 hello.tokenizer_digest not in ("", tokenizer),

@@ -30,7 +30,7 @@ from common.messages import (
     Unreadable,
     Welcome,
 )
-from common.prompt import form_digest
+from common.prompt_text import form_digest
 from common.wire import decode, schema_digest, unpack
 from learner.gateway.credit import Credit
 from learner.gateway.handshake import Common, other_protocol
@@ -162,7 +162,8 @@ class Reception:
         now = self._clock()
         if not self._is_listed(name):
             return Refused(reason=f"the key of {name} was removed from the list")
-        common = Common(self._run.run_id, schema_digest(), form_digest(), self._run.tokenizer_digest)
+        prompt = self._run.prompt
+        common = Common(self._run.run_id, schema_digest(), form_digest(prompt), str(prompt), self._run.tokenizer_digest)
         difference = common.difference(name, hello)
         if difference:
             return self._refuse(name, difference)

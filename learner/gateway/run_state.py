@@ -11,6 +11,7 @@ from common.checkpoint import TOKENIZER, folder_of, read_manifest
 from common.errors import RunError, UsageError
 from common.messages import Announcement
 from common.metrics import MetricsFile
+from common.prompt_config import PromptConfig
 from learner.gateway.course import Course
 from learner.gateway.draw import RolloutConfig, TaskDraw
 from learner.gateway.evaluation import EvaluationConfig, EvaluationLists
@@ -29,6 +30,7 @@ class RunState:
         train_tasks: task ids to train on.
         lists: held-out task ids.
         now: seconds on the clock that the caller will use for leases.
+        prompt: how actors must put tasks to the policy.
 
     Raises:
         UsageError: the run was begun with another seed.
@@ -45,8 +47,9 @@ class RunState:
         train_tasks: Sequence[str],
         lists: EvaluationLists,
         now: float,
+        prompt: PromptConfig | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder, self.prompt = folder, prompt or PromptConfig()
         self.metrics = MetricsFile(folder / "metrics.jsonl")
         self.ledger = Ledger(folder / "ledger.sqlite")
         self._config = rollout, evaluation, lists

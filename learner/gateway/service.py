@@ -37,6 +37,7 @@ from common.errors import RunError, UsageError
 from common.log import Reminder, configure, get_logger
 from common.messages import Message, Unreadable
 from common.processes import parent_of_this
+from common.prompt_config import PromptConfig
 from common.run_lock import only_one
 from common.sockets import INSECURE, SAY_INSECURE_EVERY, name_and_frames, question_in
 from common.wire import encode
@@ -56,6 +57,7 @@ from learner.gateway.trainer_socket import TrainerSocket
 log = get_logger("learner.gateway.service")  # __name__ is "__main__" in its process
 
 T = TypeVar("T")
+SECTIONS = {"run": RunConfig, "link": LinkConfig, "prompt": PromptConfig, "learner": LearnerConfig}
 BATCH_BYTES = 64 << 20  # read together before a commit
 BATCH_MESSAGES = 256
 TICK_SECONDS = 0.5
@@ -345,9 +347,8 @@ async def _run(run: RunState, link: LinkConfig, *, stop_with_parent: bool) -> No
 
 def main(argv: Sequence[str]) -> int:
     """Serve one run until it is over or a signal comes. 0 either way."""
-    sections: dict[str, type[Section]] = {"run": RunConfig, "link": LinkConfig, "learner": LearnerConfig}
     loaded, flags = parse_command_line(
-        sections,
+        SECTIONS,
         argv,
         usage="usage: python -m learner.gateway.service [--config FILE]",
         flags={"stop-with-parent": "stop when the process that started this one is gone"},
@@ -367,6 +368,7 @@ def main(argv: Sequence[str]) -> int:
                 train_tasks=read_tasks(learner.rollout.train_tasks, "learner.rollout.train_tasks"),
                 lists=EvaluationLists.read(learner.evaluation),
                 now=time.monotonic(),
+                prompt=loaded.section("prompt", PromptConfig),
             )
             try:
                 asyncio.run(_run(run, link, stop_with_parent=flags["stop-with-parent"]))

@@ -43,6 +43,7 @@ from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import Stopwatch, get_logger
 from common.metrics import MetricsFile, MetricsReader
+from common.prompt_config import PromptConfig
 from common.processes import parent_of_this
 from common.run_lock import only_one
 from learner.config import LearnerConfig
@@ -337,7 +338,7 @@ def _finite(value: Any) -> Any:
 def main(argv: Sequence[str]) -> int:
     """Train as configured. Raises UsageError and RunError."""
     resolved, flags = parse_command_line(
-        {"run": RunConfig, "link": LinkConfig, "learner": LearnerConfig},
+        {"run": RunConfig, "link": LinkConfig, "prompt": PromptConfig, "learner": LearnerConfig},
         argv,
         usage=USAGE,
         flags={

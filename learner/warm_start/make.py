@@ -22,7 +22,9 @@ from common.checkpoint import sync
 from common.config import RunConfig, parse_command_line
 from common.errors import UsageError
 from common.log import get_logger
-from common.prompt import SYSTEM, Prompt, task_text
+from common.prompt import Prompt
+from common.prompt_config import PromptConfig
+from common.prompt_text import PromptText
 from learner.config import LearnerConfig
 from learner.warm_start.config import WarmStartConfig
 from learner.warm_start.curriculum import Curriculum, Example, batches, episode
@@ -41,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     """Make the model folder; figures go to the log, and to standard output."""
     words = [SHORT.get(name, name) + equals + text for name, equals, text in (word.partition("=") for word in argv)]
     resolved, flags = parse_command_line(
-        {"run": RunConfig, "learner": LearnerConfig},
+        {"run": RunConfig, "prompt": PromptConfig, "learner": LearnerConfig},
         words,
         usage=USAGE,
         flags={"json": "end with one JSON object instead of lines for a person"},
@@ -51,13 +53,15 @@ def main(argv: Sequence[str]) -> int:
     logs.configure(
         "warm-start", file=run.folder / "logs" / "warm_start.jsonl", level=run.log_level, run=run.folder.name
     )
-    figures = make_policy(config, run.seed)
+    figures = make_policy(config, run.seed, resolved.section("prompt", PromptConfig))
     sys.stdout.write(json.dumps(figures) + "\n" if flags["json"] else _for_a_person(figures))
     return 0
 
 
-def make_policy(config: WarmStartConfig, seed: int) -> dict[str, Any]:
-    """Train tokenizer and model and write the folder `config.out`. The same arguments give the same bytes.
+def make_policy(config: WarmStartConfig, seed: int, prompt_config: PromptConfig | None = None) -> dict[str, Any]:
+    """Train tokenizer and model and write the folder `config.out`. `prompt_config`: the form of the prompts that it is to know.
+
+    The same arguments give the same bytes.
 
     Returns figures: seconds, parameters, loss in nats, and accuracy on held-out demonstrations.
     Raises UsageError for demonstrations that cannot be used, or a folder that is something else.
@@ -74,8 +78,9 @@ def make_policy(config: WarmStartConfig, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     torch.set_num_threads(config.threads)
     train, measured = split_tasks(demonstrations, config.held_out, rng)
-    tokenizer = train_tokenizer(_texts(train), config.vocabulary)
-    prompt = Prompt.of(tokenizer)
+    prompt_config = prompt_config or PromptConfig()
+    tokenizer = train_tokenizer(_texts(train, PromptText(prompt_config)), config.vocabulary)
+    prompt = Prompt.of(tokenizer, config=prompt_config)
     model = supervised.make_model(config.model, prompt.vocabulary_size, prompt.stop_ids[0])
     figures: dict[str, Any] = {
         "out": str(config.out),
@@ -98,14 +103,15 @@ def make_policy(config: WarmStartConfig, seed: int) -> dict[str, Any]:
     return figures
 
 
-def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
+def _texts(demonstrations: Sequence[Demonstration], words: PromptText) -> Iterator[str]:
     """All that the tokenizer will meet: the prompt's own words as often as they occur."""
+    head = "".join(f"{message.role}\n{message.text}\n" for message in words.head)
     for demonstration in demonstrations:
-        yield f"system\n{SYSTEM}\nuser\nassistant\n"
-        yield task_text(demonstration.instruction, demonstration.supervisor)
+        yield f"{head}user\nassistant\n"
+        yield words.task(demonstration.instruction, demonstration.supervisor)
         for turn in demonstration.turns:
-            yield turn.code
-            yield turn.observation
+            yield words.answer(turn.code)
+            yield words.observation(turn.observation)
 
 
 def _lessons(

@@ -9,6 +9,7 @@ from actor.world.root import TaskText
 from common.messages import Lease, Sampling
 
 STOP = 99
+NO_CODE = "no code"
 TASK = TaskText("pay_1", "Pay Ann.", "Bo", "Lee", "bo@x.org", "123", "2023-05-18T12:00:00")
 HALF_RIGHT = Verdict(0.5, False, ("paid",), ("no collateral damage",))
 
@@ -106,6 +107,12 @@ class CharacterPrompt:
     def observation(self, text, room, *, stopped=True):
         ids = [*([] if stopped else [STOP]), 7, *(1000 + ord(letter) for letter in text), 8]
         return ids if len(ids) <= room else []
+
+    def told(self, sampled_ids, output):
+        return NO_CODE if output is None else output
+
+    def has_stopped(self, sampled_ids):
+        return sampled_ids[-1] == STOP
 
     def code(self, sampled_ids):
         return "".join(chr(i - 1000) for i in sampled_ids if i > 1000) or None

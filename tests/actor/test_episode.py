@@ -1,9 +1,9 @@
 import asyncio
 
 import pytest
-from scripted import STOP, CharacterPrompt, ScriptedPolicy, ScriptedWorlds, letters, make_lease, turn
+from scripted import NO_CODE, STOP, CharacterPrompt, ScriptedPolicy, ScriptedWorlds, letters, make_lease, turn
 
-from actor.episode import NO_CODE, run_episode
+from actor.episode import run_episode
 from actor.policy import EngineFailure, RequestFailure
 from actor.world.client import Observation
 from actor.world.grader import Verdict, WorldFailure

@@ -139,7 +139,7 @@ class LightPrompt:
     stop_ids = (STOP,)
 
     @classmethod
-    def load(cls, _folder):
+    def load(cls, _folder, _config):
         return cls()
 
     def opening(self, instruction, supervisor):
@@ -147,6 +147,12 @@ class LightPrompt:
 
     def observation(self, text, room, *, stopped=True):
         return [7, 8] if room >= 2 else []
+
+    def told(self, sampled_ids, output):
+        return output or ""
+
+    def has_stopped(self, sampled_ids):
+        return sampled_ids[-1] == STOP
 
     def code(self, sampled_ids):
         return "".join(chr(i - 1000) for i in sampled_ids if i > 1000) or None

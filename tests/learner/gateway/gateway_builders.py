@@ -14,7 +14,7 @@ from common.config import LinkConfig
 from common.keys import actor_keys, new_keys
 from common.link import ActorLink
 from common.messages import PROTOCOL_VERSION, Ack, Hello, Lease, LeaseGrant, LeaseRequest, Trajectory
-from common.prompt import form_digest
+from common.prompt import PromptConfig, form_digest
 from common.wire import schema_digest
 from learner.gateway import books
 from learner.gateway.draw import RolloutConfig, TaskDraw
@@ -103,6 +103,7 @@ def make_hello(actor: str = "actor-0", *, held: Sequence[str] = (), **changes: o
         "slots": 4,
         "schema_digest": schema_digest(),
         "prompt_digest": form_digest(),
+        "prompt": str(PromptConfig()),
         "lease_ids": tuple(held),
         **changes,
     }

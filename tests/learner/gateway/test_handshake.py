@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from common.checkpoint import FileEntry, Manifest, Probe, publish
 from common.messages import PROTOCOL_VERSION, Refused, Welcome
-from common.prompt import form_digest
+from common.prompt import PromptConfig, form_digest
 from common.wire import encode, schema_digest, unpack
 from learner.gateway.handshake import Common
 from learner.gateway.ledger import Version
 
-HERE = Common(run_id="r", schema_digest="aa" * 32, prompt_digest="bb" * 32, tokenizer_digest="cc" * 32)
-SAME = {"schema_digest": "aa" * 32, "prompt_digest": "bb" * 32, "tokenizer_digest": "cc" * 32, "run_id": "r"}
+HERE = Common(run_id="r", schema_digest="aa" * 32, prompt_digest="bb" * 32, prompt=str(PromptConfig()), tokenizer_digest="cc" * 32)
+SAME = {"schema_digest": "aa" * 32, "prompt_digest": "bb" * 32, "prompt": str(PromptConfig()), "tokenizer_digest": "cc" * 32, "run_id": "r"}
 
 
 def test_who_has_all_in_common_is_let_in():
@@ -28,7 +28,12 @@ def test_who_has_all_in_common_is_let_in():
     [
         ({"protocol": 7}, f"protocol 7 there, {PROTOCOL_VERSION} here: install the same version on both sides"),
         ({"schema_digest": "dd" * 32}, "the messages' schema is dddddddddddd there, aaaaaaaaaaaa here: install"),
-        ({"prompt_digest": "dd" * 32}, "the prompt's form is dddddddddddd there, bbbbbbbbbbbb here: install"),
+        ({"prompt_digest": "dd" * 32}, "the words of the prompt are dddddddddddd there, bbbbbbbbbbbb here: install"),
+        (
+            {"prompt_digest": "dd" * 32, "prompt": "react, thinking on, observation_tokens 3000"},
+            "the prompt is 'react, thinking on, observation_tokens 3000' there, "
+            "'compact, thinking off, observation_tokens unlimited' here: give both sides the same section prompt",
+        ),
         (
             {"tokenizer_digest": "dd" * 32},
             "the tokenizer is dddddddddddd there, cccccccccccc here: start",
@@ -47,7 +52,7 @@ def test_the_gateway_refuses_for_good_and_the_refused_actor_is_not_heard(tmp_pat
     answer = reception.answer("actor-0", b"r1", encode(make_hello(prompt_digest="dd" * 32)))
     assert isinstance(answer, Refused)
     assert not answer.temporary
-    assert "the prompt's form is dddddddddddd there" in answer.reason
+    assert "the words of the prompt are dddddddddddd there" in answer.reason
     assert list(reception.peers.present) == []
     assert isinstance(reception.answer("actor-0", b"r1", encode(make_hello(run_id=run.run_id))), Welcome)
     run.close()

@@ -11,7 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.errors import UsageError
-from common.prompt import SYSTEM, Prompt, task_text
+from common.prompt import Prompt
+from common.prompt_config import PromptConfig
+from common.prompt_text import PromptText
 from learner.warm_start import supervised
 from learner.warm_start.config import ModelShape, WarmStartConfig
 from learner.warm_start.curriculum import batches, drill, echo, episode
@@ -86,10 +88,10 @@ def test_the_folder_is_one_that_transformers_loads(tmp_path: Path):
     model = AutoModelForCausalLM.from_pretrained(config.out)
     tokenizer = AutoTokenizer.from_pretrained(config.out)
     prompt = Prompt.load(config.out)
-    me = of(demonstration(1)).supervisor
+    me, words = of(demonstration(1)).supervisor, PromptText(PromptConfig())
     spoken = [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": task_text("Like the song 'Silver River'.", me)},
+        {"role": "system", "content": words.head[0].text},
+        {"role": "user", "content": words.task("Like the song 'Silver River'.", me)},
     ]
     templated = tokenizer.apply_chat_template(spoken, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert templated == prompt.opening("Like the song 'Silver River'.", me)
