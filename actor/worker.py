@@ -60,9 +60,9 @@ class Worker:
     """One actor of one run."""
 
     def __init__(
-        self, run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig, prompt: PromptConfig | None = None
+        self, run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig, prompt: PromptConfig
     ) -> None:
-        self._run, self._world, self._config, self._prompt = run, world, config, prompt or PromptConfig()
+        self._run, self._world, self._config, self._prompt = run, world, config, prompt
         self._shared_folder = link.shared_folder
         self.folder = config.folder or run.folder / "actors" / config.name
         keys = None if link.insecure else actor_keys(link.keys, config.name)
@@ -350,7 +350,7 @@ class Worker:
 
 
 async def run_actor(
-    run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig, prompt: PromptConfig | None = None
+    run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig, prompt: PromptConfig
 ) -> None:
     """Run an actor until its run is finished. SIGTERM or SIGINT: leave politely; again: end at once.
 

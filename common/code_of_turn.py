@@ -44,7 +44,8 @@ def read(text: str, *, fence_needed: bool) -> Reading:
 def _code_blocks(text: str) -> list[str]:
     """The contents of all blocks of Python, in order."""
     blocks: list[list[str]] = []
-    fence, inside = "", None  # of the block that a line is in: its backticks, its lines
+    fence = ""  # of the block that a line is in, and its lines
+    inside: list[str] | None = None
     for whole in text.split("\n"):
         line = whole.rstrip()
         opening = _OPENING.search(line)

@@ -1,4 +1,4 @@
-"""Text to tokens and back: the only file that does it. Used inside stage 2 (episode) and by the warm start.
+r"""Text to tokens and back: the only file that does it. Used inside stage 2 (episode) and by the warm start.
 
 One format for every model, ChatML as Qwen2.5 and Qwen3 use it; what is said in it is the form's (prompt_text.py). An
 episode's tokens are built by appending: `opening`, then for each turn the ids that the policy sampled (its stop token
@@ -7,7 +7,7 @@ execution alone.
 
 The opening is, token for token, what the model's own chat template renders. So are all later turns of Qwen2.5. With
 Qwen3 they differ in the thoughts: its template takes those of earlier turns out of the conversation, and the empty ones
-(`<think>\\n\\n</think>\\n\\n`, with which thinking is switched off) too. Here they stay. A conversation that is changed
+(`<think>\n\n</think>\n\n`, with which thinking is switched off) too. Here they stay. A conversation that is changed
 behind the policy's back is another sequence at each turn: it cannot be trained on in one pass, with the context in
 which each token was sampled, and no cache of its beginning would serve twice.
 """

@@ -61,7 +61,9 @@ class PromptText:
     def __init__(self, config: PromptConfig) -> None:
         self._form = config.form
         self._environment = Environment(  # noqa: S701 - the policy reads text, not HTML
-            loader=FileSystemLoader(FORMS / config.form), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            loader=FileSystemLoader(FORMS / config.form),
+            undefined=StrictUndefined,
+            trim_blocks=True,
         )
         self.no_code = self._render("no_code")
         self.fence_needed = config.form == "react"
@@ -85,10 +87,11 @@ class PromptText:
         if not file.exists():
             return
         example = yaml.safe_load(file.read_text(encoding="utf-8"))
-        begin = self._render("example", instruction=example["instruction"], supervisor=example["supervisor"])
-        for seen, turn in zip([begin, *(self.observation(turn["observation"]) for turn in example["turns"])], example["turns"]):
+        seen = self._render("example", instruction=example["instruction"], supervisor=example["supervisor"])
+        for turn in example["turns"]:
             yield Message("user", seen)
             yield Message("assistant", self.answer(turn["code"], turn["thought"]))
+            seen = self.observation(turn["observation"])
 
     def _render(self, name: str, **values: Any) -> str:
         return self._environment.get_template(f"{name}.j2").render(**values)

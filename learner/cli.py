@@ -6,10 +6,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from common.config import LinkConfig, Loaded, RunConfig, Section, dump, parse_command_line
+from common.config import Loaded, dump, parse_command_line
 from common.errors import UsageError
 from common.prompt_config import PromptConfig
-from learner.config import LearnerConfig
+from learner.config import SECTIONS, LearnerConfig
 
 USAGE = """usage: loop learner [--config FILE] [--resume] [--dry-run] [--insecure] [--nproc N] [--section.key value ...]
        loop learner warm-start [--help]
@@ -25,12 +25,6 @@ FLAGS = {
     "estimate of the memory; start nothing",
 }
 COMMANDS = {"warm-start": "learner.warm_start.make", "export": "learner.trainer.export"}
-SECTIONS: dict[str, type[Section]] = {
-    "run": RunConfig,
-    "link": LinkConfig,
-    "prompt": PromptConfig,
-    "learner": LearnerConfig,
-}
 
 
 def main(argv: Sequence[str]) -> int:

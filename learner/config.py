@@ -6,7 +6,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from common.config import Section
+from common.config import LinkConfig, RunConfig, Section
+from common.prompt_config import PromptConfig
 from learner.gateway.draw import RolloutConfig
 from learner.gateway.evaluation import EvaluationConfig
 from learner.trainer.config import (
@@ -75,3 +76,12 @@ class LearnerConfig(Section):
             raise ValueError("correction.proximal is read by nothing: reinforce has no ratio; set correction.weight")
         if objective.ratio != "token" and (correction.weight == "token" or correction.reject == "band"):
             raise ValueError(f"correction by token needs objective.ratio: token, not {objective.ratio}")
+
+
+# what all of the learner's processes resolve; the trainer passes over the link and the prompt
+SECTIONS: dict[str, type[Section]] = {
+    "run": RunConfig,
+    "link": LinkConfig,
+    "prompt": PromptConfig,
+    "learner": LearnerConfig,
+}

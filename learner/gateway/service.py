@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from common.config import LinkConfig, RunConfig, Section, parse_command_line
+from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import Reminder, configure, get_logger
 from common.messages import Message, Unreadable
@@ -41,7 +41,7 @@ from common.prompt_config import PromptConfig
 from common.run_lock import only_one
 from common.sockets import INSECURE, SAY_INSECURE_EVERY, name_and_frames, question_in
 from common.wire import encode
-from learner.config import LearnerConfig
+from learner.config import SECTIONS, LearnerConfig
 from learner.gateway.blobs import Blobs
 from learner.gateway.credit import Credit
 from learner.gateway.draw import read_tasks
@@ -57,7 +57,6 @@ from learner.gateway.trainer_socket import TrainerSocket
 log = get_logger("learner.gateway.service")  # __name__ is "__main__" in its process
 
 T = TypeVar("T")
-SECTIONS = {"run": RunConfig, "link": LinkConfig, "prompt": PromptConfig, "learner": LearnerConfig}
 BATCH_BYTES = 64 << 20  # read together before a commit
 BATCH_MESSAGES = 256
 TICK_SECONDS = 0.5

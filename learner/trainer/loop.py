@@ -39,14 +39,13 @@ import torch
 
 from common import log as logs
 from common.checkpoint import folder_of, published_versions, read_manifest, verify
-from common.config import LinkConfig, RunConfig, parse_command_line
+from common.config import RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import Stopwatch, get_logger
 from common.metrics import MetricsFile, MetricsReader
-from common.prompt_config import PromptConfig
 from common.processes import parent_of_this
 from common.run_lock import only_one
-from learner.config import LearnerConfig
+from learner.config import SECTIONS, LearnerConfig
 from learner.gateway.trainer_port import GroupRecord, Resume, TrainerPort, Waiting
 from learner.rank_processes import LOST_EXIT, name_of, stem_of
 from learner.trainer import resume
@@ -338,7 +337,7 @@ def _finite(value: Any) -> Any:
 def main(argv: Sequence[str]) -> int:
     """Train as configured. Raises UsageError and RunError."""
     resolved, flags = parse_command_line(
-        {"run": RunConfig, "link": LinkConfig, "prompt": PromptConfig, "learner": LearnerConfig},
+        SECTIONS,
         argv,
         usage=USAGE,
         flags={

@@ -59,9 +59,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_policy(config: WarmStartConfig, seed: int, prompt_config: PromptConfig | None = None) -> dict[str, Any]:
-    """Train tokenizer and model and write the folder `config.out`. `prompt_config`: the form of the prompts that it is to know.
+    """Train tokenizer and model and write the folder `config.out`. The same arguments give the same bytes.
 
-    The same arguments give the same bytes.
+    `prompt_config`: the form of the prompts that the policy is to know.
+
 
     Returns figures: seconds, parameters, loss in nats, and accuracy on held-out demonstrations.
     Raises UsageError for demonstrations that cannot be used, or a folder that is something else.

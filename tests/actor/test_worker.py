@@ -27,6 +27,7 @@ from common.messages import (
     Trajectory,
     Welcome,
 )
+from common.prompt_config import PromptConfig
 from common.run_lock import only_one
 from common.wire import decode, encode
 
@@ -162,7 +163,7 @@ class Prompt(Scripted, CharacterPrompt):
     stop_ids = (STOP,)
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder, config):
         return cls()
 
 
@@ -192,7 +193,7 @@ def scene(monkeypatch, tmp_path):
 
 def make_worker(tmp_path, episodes=4, **settings):
     config = ActorConfig(episodes=episodes, folder=tmp_path / "actor", drain_seconds=0.0, flush_seconds=1.0, **settings)
-    return actor.worker.Worker(RunConfig(folder=tmp_path), LinkConfig(), WorldConfig(), config)
+    return actor.worker.Worker(RunConfig(folder=tmp_path), LinkConfig(), WorldConfig(), config, PromptConfig())
 
 
 def live(worker, until=lambda: False, reason="signal"):
@@ -366,7 +367,7 @@ def test_a_second_actor_in_the_folder_of_a_first_is_refused(scene, tmp_path, mon
     config = ActorConfig(folder=tmp_path / "actor")
 
     async def second():
-        await actor.worker.run_actor(RunConfig(folder=tmp_path), LinkConfig(), WorldConfig(), config)
+        await actor.worker.run_actor(RunConfig(folder=tmp_path), LinkConfig(), WorldConfig(), config, PromptConfig())
 
     with only_one(tmp_path / "actor" / "actor.lock"), pytest.raises(UsageError, match="another actor is at work"):
         asyncio.run(second())

@@ -36,6 +36,7 @@ from common.config import LinkConfig, RunConfig
 from common.errors import RunError
 from common.link import ActorLink
 from common.messages import Ack, LeaseReturn
+from common.prompt_config import PromptConfig
 from learner.gateway.ledger import open_database
 from learner.gateway.reception import Reception
 from learner.gateway.service import Gateway
@@ -156,7 +157,9 @@ class Twin:
     async def keep_actor(self, name: str) -> None:
         config = ActorConfig(name=name, folder=self.folder / name, episodes=3, drain_seconds=0.0, flush_seconds=1.0)
         while True:
-            worker = actor.worker.Worker(RunConfig(folder=self.folder), self.link, WorldConfig(), config)
+            worker = actor.worker.Worker(
+                RunConfig(folder=self.folder), self.link, WorldConfig(), config, PromptConfig()
+            )
             self._workers.append(worker)
             worker._instance = f"{name}-{self.loop.time():.3f}"  # drawn by chance otherwise
             life.set(worker._instance)

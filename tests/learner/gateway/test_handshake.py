@@ -14,8 +14,15 @@ from common.wire import encode, schema_digest, unpack
 from learner.gateway.handshake import Common
 from learner.gateway.ledger import Version
 
-HERE = Common(run_id="r", schema_digest="aa" * 32, prompt_digest="bb" * 32, prompt=str(PromptConfig()), tokenizer_digest="cc" * 32)
-SAME = {"schema_digest": "aa" * 32, "prompt_digest": "bb" * 32, "prompt": str(PromptConfig()), "tokenizer_digest": "cc" * 32, "run_id": "r"}
+SPOKEN = str(PromptConfig())
+HERE = Common(run_id="r", schema_digest="aa" * 32, prompt_digest="bb" * 32, prompt=SPOKEN, tokenizer_digest="cc" * 32)
+SAME = {
+    "schema_digest": "aa" * 32,
+    "prompt_digest": "bb" * 32,
+    "prompt": SPOKEN,
+    "tokenizer_digest": "cc" * 32,
+    "run_id": "r",
+}
 
 
 def test_who_has_all_in_common_is_let_in():
@@ -31,8 +38,7 @@ def test_who_has_all_in_common_is_let_in():
         ({"prompt_digest": "dd" * 32}, "the words of the prompt are dddddddddddd there, bbbbbbbbbbbb here: install"),
         (
             {"prompt_digest": "dd" * 32, "prompt": "react, thinking on, observation_tokens 3000"},
-            "the prompt is 'react, thinking on, observation_tokens 3000' there, "
-            "'compact, thinking off, observation_tokens unlimited' here: give both sides the same section prompt",
+            f"the prompt is 'react, thinking on, observation_tokens 3000' there, '{SPOKEN}' here: give both sides",
         ),
         (
             {"tokenizer_digest": "dd" * 32},
