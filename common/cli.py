@@ -14,6 +14,7 @@ COMMANDS = {
     "learner": ("learner.cli", "the learner of a run; `loop learner warm-start` makes a policy to start from"),
     "actor": ("actor.cli", "an actor: rolls out episodes for a learner"),
     "world": ("actor.world.cli", "install | build | show | demonstrate: AppWorld and the tasks to train on"),
+    "replay": ("actor.world.replay_cli", "a run's trajectories executed again: does the world still say what it said"),
     "keys": ("common.keys", "new | list | show: CURVE keys of learner and actors"),
     "ledger": ("learner.gateway.books", "the books of a run: issued = trained + dropped + pending"),
 }

@@ -27,6 +27,7 @@ CHUNK_BYTES = 512 << 10  # of a file of a version, at a time
 _ANY: TypeAdapter[Any] = TypeAdapter(AnyMessage)
 _BYTE_STRINGS = (0xC4, 0xC5, 0xC6)
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # as msgpack it would begin with the number 40, which is no message
+_ZSTD_HEADER = 18  # bytes, at most
 _ZSTD_LEVEL = 3
 
 
@@ -98,13 +99,49 @@ def _without_words(schema: Any) -> Any:
     return [_without_words(value) for value in schema] if isinstance(schema, list) else schema
 
 
+def first_frame(data: bytes) -> int | None:
+    """How many bytes the first frame in `data` takes; None when `data` ends within it. For files of frames.
+
+    Raises ValueError with one line: it begins with no frame, or one above a limit.
+    """
+    if data and _ZSTD_MAGIC.startswith(data[: len(_ZSTD_MAGIC)]):
+        try:
+            if len(data) < len(_ZSTD_MAGIC):
+                return None
+            _stated_size(data)
+            reader = zstandard.ZstdDecompressor().decompressobj()
+            reader.decompress(data)
+        except zstandard.ZstdError as error:
+            if len(data) < _ZSTD_HEADER:
+                return None
+            raise ValueError(f"zstd frame: {error}") from None
+        return len(data) - len(reader.unused_data) if reader.eof else None
+    if data and not (0x80 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF)):
+        raise ValueError(f"not a msgpack message: it begins with byte {data[0]}")
+    walker = msgpack.Unpacker(max_buffer_size=max(len(data), 1))
+    walker.feed(data)
+    try:
+        walker.skip()
+    except msgpack.OutOfData:
+        return None
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(f"not a msgpack message: {str(error) or type(error).__name__}") from None
+    return int(walker.tell())
+
+
+def _stated_size(frame: bytes) -> int:
+    """What a zstd frame says that it unfolds to, bytes. Raises ValueError above the limit, or when it says nothing."""
+    size = zstandard.frame_content_size(frame)
+    if not 0 <= size <= MAX_MESSAGE_BYTES:
+        stated = "states no size" if size < 0 else f"states {size} bytes, allowed are {MAX_MESSAGE_BYTES}"
+        raise ValueError(f"zstd frame: {stated}")
+    return size
+
+
 def _decompressed(frame: bytes) -> bytes:
     """What a zstd frame holds: one frame that states its size, within the limit, and nothing behind it."""
     try:
-        size = zstandard.frame_content_size(frame)
-        if not 0 <= size <= MAX_MESSAGE_BYTES:
-            stated = "states no size" if size < 0 else f"states {size} bytes, allowed are {MAX_MESSAGE_BYTES}"
-            raise ValueError(f"zstd frame: {stated}")
+        size = _stated_size(frame)
         # the library heeds no limit of ours once a frame states its size, so that was looked at first
         whole = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
