@@ -17,7 +17,9 @@ from typing import Any, Protocol
 from common.messages import Trajectory
 
 LOOK_UPS = ("show_api_doc", "show_api_descriptions", "show_app_descriptions")
-FAILED = "Execution failed. Traceback:"  # how the engine begins to tell of a cell that raised, was refused or was killed
+FAILED = (
+    "Execution failed. Traceback:"  # how the engine begins to tell of a cell that raised, was refused or was killed
+)
 _FENCE = re.compile(r"^[ \t]*```[a-zA-Z]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _LOOK_UP = re.compile(rf"\b({'|'.join(LOOK_UPS)})\s*\(")
 _ASSUMPTION = re.compile(

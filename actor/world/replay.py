@@ -30,7 +30,7 @@ EXCUSES = {
 }
 CLOCKS = ("time", "episode", "cpu", "killed")  # what kills a cell at no instruction in particular
 UNSEEDED = re.compile(
-    r"\b(uuid1|uuid4|urandom|SystemRandom|secrets|getpid|process_time\w*|thread_time\w*|clock_gettime\w*)\b"
+    r"\b(uuid1|uuid4|urandom|SystemRandom|getpid|process_time\w*|thread_time\w*|clock_gettime\w*|id\()"
 )
 MEMORY_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 NOT_COMPARED = ("several_versions",)  # tags that tell of the engine, not of the world

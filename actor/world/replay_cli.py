@@ -114,9 +114,9 @@ def _split(argv: Sequence[str]) -> Words:
 async def _run(words: Words, loaded: Loaded) -> tuple[Tally, list[str]]:
     # as above: heavier still
     from actor.world.audit import AT_ONCE, Tally, audit, drawn, facts_of  # noqa: PLC0415
-    from actor.world.build import find_world  # noqa: PLC0415
     from actor.world.client import WorldHost  # noqa: PLC0415
     from actor.world.install import appworld_python  # noqa: PLC0415
+    from actor.world.root import choose_root  # noqa: PLC0415
     from common.journal import Journal  # noqa: PLC0415
     from common.prompt import Prompt  # noqa: PLC0415
     from common.run_folder import tokenizer_folder  # noqa: PLC0415
@@ -130,7 +130,7 @@ async def _run(words: Words, loaded: Loaded) -> tuple[Tally, list[str]]:
     seed = words.number("--seed")
     places = drawn(journal, words.number("--sample"), 1 if seed is None else seed) if one is None else []
     damage = journal.damage
-    host = await WorldHost.start(config, appworld_python(), find_world(config.root))
+    host = await WorldHost.start(config, appworld_python(), choose_root(config.root))
     try:
         if one is not None:
             tally = Tally(1)
