@@ -14,13 +14,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from common.code_of_turn import read
 from common.messages import Trajectory
+from common.prompt_text import STOP
 
 LOOK_UPS = ("show_api_doc", "show_api_descriptions", "show_app_descriptions")
 FAILED = (
     "Execution failed. Traceback:"  # how the engine begins to tell of a cell that raised, was refused or was killed
 )
-_FENCE = re.compile(r"^[ \t]*```[a-zA-Z]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _LOOK_UP = re.compile(rf"\b({'|'.join(LOOK_UPS)})\s*\(")
 _ASSUMPTION = re.compile(
     r"\b(assum\w*|presum(?:e|es|ed|ing|ably|ption)\w*|suppos(?:e|ed|edly|ing)|hypothetical\w*)\b", re.IGNORECASE
@@ -90,8 +91,8 @@ def code_cells(turn: DecodedTurn) -> int:
 
     A turn of several cells bets on what the first will print. The paper: such turns became about 6 times rarer.
     """
-    blocks = [block for block in _FENCE.findall(turn.text.rpartition("</think>")[2]) if block.strip()]
-    return len(blocks) or int(turn.code is not None)
+    blocks = read(turn.text.partition(STOP)[0], fence_needed=False).blocks
+    return blocks or int(turn.code is not None)
 
 
 def look_ups(turn: DecodedTurn) -> Counter[str]:
@@ -119,7 +120,7 @@ def failure(turn: DecodedTurn) -> str | None:
         return "killed"
     if "is not allowed" in told:
         return "refused"
-    raised = [found[1] for line in told.split("<|im_end|>")[0].splitlines() if (found := _RAISED.match(line.strip()))]
+    raised = [found[1] for line in told.split(STOP)[0].splitlines() if (found := _RAISED.match(line.strip()))]
     return raised[-1].rpartition(".")[2] if raised else "other"
 
 

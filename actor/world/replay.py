@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from actor.episode import NO_CODE, Episode, Judged, OpenWorld, Seen, Task, Wording, Worlds, run_episode
+from actor.episode import Episode, Judged, OpenWorld, Seen, Task, Wording, Worlds, run_episode
 from actor.trajectory import LONGEST_FAILURE, MOST_FAILURES
 from common.messages import Trajectory
 
@@ -39,8 +39,6 @@ NOT_COMPARED = ("several_versions",)  # tags that tell of the engine, not of the
 class ReplayWording(Wording, Protocol):
     """What replay needs of the prompt: what an episode needs, and tokens as text for the diff."""
 
-    @property
-    def stop_ids(self) -> tuple[int, ...]: ...
     def text(self, ids: Sequence[int]) -> str: ...
 
 
@@ -94,7 +92,7 @@ async def replay(trajectory: Trajectory, worlds: Worlds, prompt: ReplayWording, 
         WorldFailure: a world broke down, which says nothing of the trajectory.
     """
     world = await worlds.open(trajectory.lease.task_id)
-    rerun = _Rerun(trajectory, world, prompt.stop_ids)
+    rerun = _Rerun(trajectory, world, prompt)
     try:
         try:
             await run_episode(trajectory.lease, rerun, rerun, prompt, longest, on_begin=rerun.begun.append)
@@ -139,7 +137,7 @@ class _Rerun:
 
     trajectory: Trajectory
     world: OpenWorld
-    stop_ids: tuple[int, ...]
+    prompt: ReplayWording
     begun: list[Episode] = field(default_factory=list)
     seen: dict[int, Seen] = field(default_factory=dict)  # by turn
     code: dict[int, str] = field(default_factory=dict)  # by turn
@@ -163,27 +161,21 @@ class _Rerun:
         self, ids: Sequence[int], *, temperature: float, max_tokens: int, pinned: int | None = None
     ) -> _RepeatedTurn:
         """The next recorded turn, whatever stands before it now."""
-        del ids, temperature, max_tokens, pinned
+        del ids, temperature, pinned
         if self.position == self.turns:
             raise _NoMoreTurns
         begin, end = self.trajectory.turns[self.position]
         sampled = self.ids(self.position)
         self.position += 1
         log_probs, versions = self.trajectory.log_probs[begin:end], self.trajectory.versions[begin:end]
-        return _RepeatedTurn(sampled, log_probs.tolist(), versions.tolist(), self._finish(sampled))
-
-    def stopped(self, turn: int) -> bool:
-        """Whether the policy ended a recorded turn by itself."""
-        return self._finish(self.ids(turn)) == "stop"
+        stopped = self.prompt.has_stopped(sampled) or len(sampled) < max_tokens
+        return _RepeatedTurn(sampled, log_probs.tolist(), versions.tolist(), "stop" if stopped else "length")
 
     def ids(self, turn: int) -> list[int]:
         """A recorded turn's tokens."""
         begin, end = self.trajectory.turns[turn]
         ids: list[int] = self.trajectory.tokens[begin:end].tolist()
         return ids
-
-    def _finish(self, ids: list[int]) -> str:
-        return "stop" if ids and ids[-1] in self.stop_ids else "length"
 
     async def open(self, _task_id: str) -> OpenWorld:
         return self
@@ -217,8 +209,9 @@ def _gaps(rerun: _Rerun, episode: Episode, prompt: ReplayWording) -> list[Differ
 
 def _kind(rerun: _Rerun, turn: int, recorded: list[int], prompt: ReplayWording) -> Kind:
     """`cut` where the world said the same, and it was the room for it that differed."""
-    said = rerun.seen[turn].text if turn in rerun.seen else NO_CODE
-    whole = prompt.observation(said, len(recorded), stopped=rerun.stopped(turn))
+    sampled = rerun.ids(turn)
+    said = prompt.told(sampled, rerun.seen[turn].text if turn in rerun.seen else None)
+    whole = prompt.observation(said, len(recorded), stopped=prompt.has_stopped(sampled))
     return "cut" if whole == recorded else "observation"
 
 

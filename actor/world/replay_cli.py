@@ -15,6 +15,7 @@ import common.log
 from actor.config import ActorConfig, WorldConfig
 from common.config import Loaded, Section, parse_command_line
 from common.errors import UsageError
+from common.prompt_config import PromptConfig
 
 if TYPE_CHECKING:
     from actor.world.audit import Tally
@@ -31,7 +32,7 @@ was recorded. Exit code 1 when something differs. RUN is a run folder, whose con
         seed of that draw (default 1)
   --model FOLDER
         where the tokenizer is (default: a version of the run)"""
-SHOWN: dict[str, type[Section]] = {"world": WorldConfig}
+SHOWN: dict[str, type[Section]] = {"world": WorldConfig, "prompt": PromptConfig}
 SECTIONS: dict[str, type[Section]] = {**SHOWN, "actor": ActorConfig}  # of the actor's, the engine's context alone
 VALUES = ("--sample", "--seed", "--model")
 FLAGS = {"all": "every trajectory of the run", "json": "one JSON object on standard output"}
@@ -125,7 +126,8 @@ async def _run(words: Words, loaded: Loaded) -> tuple[Tally, list[str]]:
     journal = Journal(words.run)
     given = words.values.get("--model")
     model = Path(given) if given is not None else tokenizer_folder(words.run)
-    prompt, longest = Prompt.load(model), _context_tokens(loaded.section("actor", ActorConfig), model)
+    prompt = Prompt.load(model, loaded.section("prompt", PromptConfig))
+    longest = _context_tokens(loaded.section("actor", ActorConfig), model)
     one = None if words.trajectory is None else journal.find(words.trajectory)
     seed = words.number("--seed")
     places = drawn(journal, words.number("--sample"), 1 if seed is None else seed) if one is None else []
