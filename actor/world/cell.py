@@ -46,7 +46,7 @@ class RandomState:
         return body[:-RANDOM_BYTES]
 
 
-def run(template: Template, sock: socket.socket, characters: int) -> None:
+def run(template: Template, sock: socket.socket, characters: int, *, log_calls: bool) -> None:
     """Serves cells until the member closes. Does not return."""
     try:
         state = RandomState()
@@ -54,9 +54,10 @@ def run(template: Template, sock: socket.socket, characters: int) -> None:
         template.hide_databases()
         while (frame := frames.receive(sock, ANSWER_LIMIT)) is not None:
             message, failed = template.execute(frame[1].decode())
+            calls = template.new_calls() if log_calls else b""
             head, news = state.news()
             text = cut(message, characters).encode("utf-8", errors="replace")
-            frames.send(sock, {"done": True, "failed": failed, **head}, text + news)
+            frames.send(sock, {"done": True, "failed": failed, "calls": len(calls), **head}, text + calls + news)
     except BaseException:  # noqa: BLE001  # nothing may run in this process after its loop
         traceback.print_exc()
     finally:

@@ -53,8 +53,8 @@ class Observation:
 class WorldHost:
     """The warm process that forks worlds, the grader, and the worlds that are open."""
 
-    def __init__(self, config: WorldConfig, python: Path, root: Path) -> None:
-        self.config, self.python, self.root = config, python, root
+    def __init__(self, config: WorldConfig, python: Path, root: Path, *, log_calls: bool = False) -> None:
+        self.config, self.python, self.root, self._log_calls = config, python, root, log_calls
         self.restarts = 0
         self.guards: tuple[str, ...] = ()
         self._scratch = Path()
@@ -69,9 +69,12 @@ class WorldHost:
         self._closed = False
 
     @classmethod
-    async def start(cls, config: WorldConfig, python: Path, root: Path) -> WorldHost:
-        """Starts host and grader; returns when both are warm. Raises UsageError (root, python), RunError (start)."""
-        host = cls(config, python, root)
+    async def start(cls, config: WorldConfig, python: Path, root: Path, *, log_calls: bool = False) -> WorldHost:
+        """Starts host and grader; returns when both are warm. Raises UsageError (root, python), RunError (start).
+
+        `log_calls`: each world's `calls` are the API calls that its turns made.
+        """
+        host = cls(config, python, root, log_calls=log_calls)
         host._warm_task = check_root(root)
         if not os.access(python, os.X_OK):
             raise UsageError(f"{python} is not an executable python: run `loop world install` first")
@@ -161,6 +164,7 @@ class WorldHost:
             "characters": self.config.observation_characters,
             "memory_bytes": self.config.memory_megabytes << 20,
             "cpu_seconds": int(self.config.episode_seconds) + 1,
+            "log_calls": self._log_calls,
         }
         process = await WorldProcess.start("actor.world.host", socket.SOCK_SEQPACKET, self.python, settings)
         told = await process.first_word(packet(process.sock))
@@ -181,6 +185,7 @@ class World:
         self.task = task
         self._host, self._sock, self._pidfds = host, sock, pidfds
         self._changes: list[bytes] = []
+        self._calls: list[bytes] = []
         self._completed = False
         self._killed: str | None = None
         self._open, self._broken = True, False
@@ -213,6 +218,16 @@ class World:
                 turn.cancel()
                 self._broken = True
         return self._observed(head, body, seconds)
+
+    @property
+    def changes(self) -> tuple[bytes, ...]:
+        """The tracked database changes of the turns that made any, in order, as JSON."""
+        return tuple(self._changes)
+
+    @property
+    def calls(self) -> bytes:
+        """The API calls so far as JSON lines, where they are logged: as a cell process tells them, so not relied on."""
+        return b"".join(self._calls)
 
     async def grade(self) -> Verdict:
         """Ends the episode and grades the state that it left. Raises WorldFailure."""
@@ -252,7 +267,9 @@ class World:
         return await receive(self._sock, TURN_LIMIT)
 
     def _observed(self, head: dict[str, Any], body: bytes, seconds: float) -> Observation:
-        text, changes = body[: head["text"]].decode(), body[head["text"] :]
+        until, end = head["text"], head["text"] + head["calls"]
+        text, changes = body[:until].decode(), body[end:]
+        self._calls.append(body[until:end])
         if changes:
             self._changes.append(changes)
         self._completed = head["completed"]

@@ -37,6 +37,7 @@ from typing import Any
 from actor.world.call import Ask, CallClient, answer_call
 
 HUGE_PAGE = 2 << 20
+CALLS_LIMIT = 4 << 20  # bytes of one turn's API calls in the log
 MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
 
 
@@ -80,6 +81,7 @@ class Template:
             if manager := getattr(importlib.import_module(f"appworld.apps.{app}.apis"), "logging_manager", None):
                 manager.blacklisted_tokens.clear()
         self._random = random.getstate()
+        self._logged = 0  # API calls
 
     @property
     def app(self) -> Any:
@@ -128,6 +130,24 @@ class Template:
             return None
         hashes = ModelHashHandler.data[self.world.models_to_db_home_path]
         return {"changes": changes, "hashes": {app: dict(values) for app, values in hashes.items() if values}}
+
+    def new_calls(self) -> bytes:
+        """The API calls since the last call, each a line as the engine logs it. Model-written code can change them."""
+        from appworld.common.utils import JsonPlus  # noqa: PLC0415
+        from fastapi.encoders import jsonable_encoder  # noqa: PLC0415
+
+        lines, size = [], 0
+        try:
+            for call in self.world.requester.requests[self._logged :]:
+                lines.append(str(JsonPlus.dumps(jsonable_encoder(call))).encode() + b"\n")
+                size += len(lines[-1])
+                if size > CALLS_LIMIT:
+                    lines.pop()
+                    break
+            self._logged = len(self.world.requester.requests)
+        except Exception:  # noqa: BLE001  # a log that a cell has spoilt is its own affair
+            return b""
+        return b"".join(lines)
 
     def completed(self) -> bool:
         """Whether the task was marked complete (the engine's `task_completed` without the API call)."""

@@ -45,6 +45,7 @@ class Host:
     characters: int
     limits: sandbox.Limits
     guards: tuple[str, ...]
+    log_calls: bool
     waiting: list[Waiting] = field(default_factory=list)
     template: engine.Template | None = None
     members: dict[int, int] = field(default_factory=dict)  # pid -> episode number
@@ -177,6 +178,7 @@ class Host:
             folder=str(folder),
             number=one.number,
             announce=self.announced[1],
+            log_calls=self.log_calls,
         )
         pid = os.fork()
         if pid == 0:
@@ -219,4 +221,4 @@ def _start(control: socket.socket, settings: dict[str, Any]) -> Host:
     limits = sandbox.Limits(sandbox.address_space() + settings["memory_bytes"], settings["cpu_seconds"])
     sandbox.adopt_orphans()
     guards = sandbox.enter([*sandbox.own_code(), Path(settings["root"])], scratch)
-    return Host(control, scratch, settings["characters"], limits, guards)
+    return Host(control, scratch, settings["characters"], limits, guards, settings["log_calls"])

@@ -47,6 +47,7 @@ class Terms:
     folder: str
     number: int  # of the episode
     announce: int  # descriptor of the host's pipe for `ANNOUNCEMENT`s
+    log_calls: bool  # whether the API calls of each turn are told beside its text
 
 
 def run(template: Template, client: socket.socket, terms: Terms) -> None:
@@ -62,7 +63,7 @@ def run(template: Template, client: socket.socket, terms: Terms) -> None:
             sandbox.confine(
                 uid=terms.cell_uid, limits=terms.limits, keep={theirs.fileno()}, folder=terms.folder, passing=False
             )
-            cell.run(template, theirs, terms.characters)
+            cell.run(template, theirs, terms.characters, log_calls=terms.log_calls)
         theirs.close()
         pidfds = [os.pidfd_open(os.getpid()), os.pidfd_open(pid)]
         keep = {2, client.fileno(), ours.fileno(), *pidfds}
@@ -92,7 +93,9 @@ class Member:
         while (frame := frames.receive(self.client, CODE_LIMIT)) is not None:
             head, text = ({"failed": True}, b"") if self.ended else self._turn(frame[1])
             body = self._changes()
-            head |= {"ended": self.ended, "completed": self.template.completed(), "text": len(text)}
+            calls = _within(head.get("calls"), len(text))
+            sizes = {"text": len(text) - calls, "calls": calls}
+            head |= {"ended": self.ended, "completed": self.template.completed(), **sizes}
             frames.send(self.client, head, text + body)
 
     def _changes(self) -> bytes:
@@ -115,7 +118,7 @@ class Member:
             while (frame := frames.receive(self.shell, ASK_LIMIT)) is not None:
                 head, body = frame[0], self.random.take(*frame)
                 if head.get("done"):
-                    return {"failed": bool(head.get("failed"))}, body
+                    return {"failed": bool(head.get("failed")), "calls": head.get("calls")}, body
                 answer, payload = self._answer(head, body)
                 frames.send(self.shell, answer, payload)
         except OSError:  # it has ended
@@ -149,6 +152,11 @@ class Member:
         told, news = self.random.news()
         headers = [[key.decode("latin-1"), value.decode("latin-1")] for key, value in answer.headers]
         return {"status": answer.status, "headers": headers, **told}, answer.body + news
+
+
+def _within(told: object, most: int) -> int:
+    """A length that a cell process told, 0 when it cannot be."""
+    return told if isinstance(told, int) and 0 <= told <= most else 0
 
 
 def _no_such_app(path: str) -> Answer:
