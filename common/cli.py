@@ -15,6 +15,7 @@ COMMANDS = {
     "actor": ("actor.cli", "an actor: rolls out episodes for a learner"),
     "world": ("actor.world.cli", "install | build | show | demonstrate: AppWorld and the tasks to train on"),
     "replay": ("actor.world.replay_cli", "a run's trajectories executed again: does the world still say what it said"),
+    "behaviour": ("common.behaviour_cli", "what a policy does in its episodes, before and after training"),
     "keys": ("common.keys", "new | list | show: CURVE keys of learner and actors"),
     "ledger": ("learner.gateway.books", "the books of a run: issued = trained + dropped + pending"),
 }

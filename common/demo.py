@@ -144,6 +144,16 @@ class Demo:
                 self._children.stop(ACTOR_STOP_SECONDS, self._actors())
                 self._children.stop(LEARNER_STOP_SECONDS)
 
+    def behaviour(self, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """What the policy did in its evaluations, as `loop behaviour` has it; nothing where it cannot be told."""
+        words = [word for label in labels for word in ("--label", label)]
+        try:
+            sets: list[dict[str, Any]] = json.loads(self._loop("behaviour", "--json", *words, str(self.run)))["sets"]
+        except (RunError, UsageError, ValueError) as error:
+            log.warning("behaviour_unknown", reason=str(error))
+            return []
+        return sets
+
     def _prepare(self, display: Display) -> None:
         config = self.run / "config.yaml"
         with self._timed(display, "AppWorld"):
@@ -317,6 +327,7 @@ def _tell(figures: Figures, demo: Demo, *, as_json: bool) -> int:
 
     curve.draw(figures, demo.run / "curve.png")
     before, after = figures.success("before.t0"), figures.success("after.t0")
+    behaviour = demo.behaviour(["before.t0", "after.t0"]) if before is not None and after is not None else []
     wall = time.monotonic() - demo.begun
     result = {
         "success_before": before,
@@ -329,11 +340,14 @@ def _tell(figures: Figures, demo: Demo, *, as_json: bool) -> int:
         "wall_seconds": round(wall, 1),
         "versions": figures.versions,
         "trajectories": figures.trajectories,
+        "behaviour": {
+            one["label"]: {k: v for k, v in one.items() if k not in ("name", "run", "label")} for one in behaviour
+        },
         "run": os.path.relpath(demo.run),
     }
     (demo.run / "result.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
-        table.show(figures, {**demo.preparation_seconds, **figures.phase_seconds}, wall, demo.run)
+        table.show(figures, {**demo.preparation_seconds, **figures.phase_seconds}, wall, demo.run, behaviour)
     return 0 if before is not None and after is not None and after > before else 1

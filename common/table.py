@@ -1,10 +1,11 @@
-"""The tables that `loop demo` ends with: success before and after by scenario, where the seconds went."""
+"""The tables that `loop demo` ends with: success before and after by scenario, behaviour, where the seconds went."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,10 +14,30 @@ from common.evaluation import label_of, parts_of
 from common.figures import Event, Figures
 
 MEASURES = {"TGC": "tgc", "SGC": "sgc", "mean reward": "mean_reward"}
+# of behaviour: what a row says, the figure's name, its format, and its change by training in LOOP's paper
+BEHAVIOUR = (
+    ("TGC", "tgc", "{:.1%}", ""),
+    ("mean reward", "mean_reward", "{:.3f}", ""),
+    ("turns / episode", "turns", "{:.2f}", ""),
+    ("sampled tokens / episode", "sampled_tokens", "{:.1f}", ""),
+    ("code cells / turn", "cells_per_turn", "{:.3f}", ""),
+    ("turns of several cells", "multi_cell_turns", "{:.2%}", "x 0.17"),
+    ("turns without code", "no_code_turns", "{:.2%}", ""),
+    ("show_api_doc / episode", "show_api_doc", "{:.2f}", "x 1.6"),
+    ("show_api_descriptions / episode", "show_api_descriptions", "{:.2f}", ""),
+    ("show_app_descriptions / episode", "show_app_descriptions", "{:.2f}", ""),
+    ("failed executions / turn", "failed_turns", "{:.2%}", ""),
+    ("words of assumption / episode", "assumption_words", "{:.3f}", "x 0.03"),
+    ("dummy values / episode", "dummy_values", "{:.3f}", "x 0.17"),
+    ("gave up / failing episode", "gave_up", "{:.1%}", "x 0.33"),
+)
+MOST_KINDS = 6  # of failures, shown
 
 
-def show(figures: Figures, seconds: Mapping[str, float], wall: float, run: Path) -> None:
-    """Print what the run achieved to standard output."""
+def show(
+    figures: Figures, seconds: Mapping[str, float], wall: float, run: Path, behaviour: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Print what the run achieved to standard output; `behaviour` as `print_behaviour` takes it, if it was analysed."""
     console = Console()
     console.print(_evaluations("test_normal", figures.of_list()))
     for name in figures.lists_beside:
@@ -24,12 +45,44 @@ def show(figures: Figures, seconds: Mapping[str, float], wall: float, run: Path)
     if figures.online:
         console.print(_online(figures.online))
     console.print(_scenarios(figures))
+    if behaviour:
+        print_behaviour(behaviour, short=True)
     console.print(_seconds(seconds, wall))
     tokens = f"{figures.sampled_tokens:,} sampled tokens, {figures.trained_tokens:,} trained tokens"
     console.print(f"{figures.versions} versions from {figures.trajectories} trajectories, {tokens}", highlight=False)
     console.print(
         f"run folder: {os.path.relpath(run)}: config, logs, metrics.jsonl, checkpoints, curve.png", highlight=False
     )
+
+
+def print_behaviour(sets: Sequence[Mapping[str, Any]], *, short: bool = False) -> None:
+    """Print measures of sets of trajectories side by side, as `Counts.facts` has them besides a name.
+
+    `short`: without what is nothing in all of them, and without kinds of failures.
+    """
+    pair = len(sets) == 2
+    table = Table(title="behaviour", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for one in sets:
+        table.add_column(f"{one['name']}\n{one['episodes']} episodes", justify="right")
+    for name in ("change", "in the paper") if pair else ():
+        table.add_column(name, justify="right")
+    for said, key, form, paper in BEHAVIOUR:
+        values = [one[key] for one in sets]
+        if not short or any(values):
+            cells = ["-" if value is None else form.format(value) for value in values]
+            table.add_row(said, *cells, *((_change(*values), paper) if pair else ()))
+    kinds = {} if short else {kind: None for one in sets for kind in list(one["failures"])[:MOST_KINDS]}
+    table.add_section()
+    for kind in kinds:
+        values = [one["failures"].get(kind, 0.0) for one in sets]
+        table.add_row(f"  failed: {kind}", *(f"{v:.2%}" for v in values), *((_change(*values), "") if pair else ()))
+    Console().print(table)
+
+
+def _change(before: float | None, after: float | None) -> str:
+    """How many times as much it became."""
+    return f"x {after / before:.2f}" if before and after is not None else ""
 
 
 def _evaluations(title: str, evaluations: Mapping[str, Event]) -> Table:
