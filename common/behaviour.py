@@ -18,6 +18,11 @@ from common.code_of_turn import read
 from common.messages import Trajectory
 from common.prompt_text import STOP
 
+# how a world tells of a cell that was killed
+KILLED = re.compile(
+    r"Execution timed out after|time of the whole session is over|too much processor time"
+    r"|changed more data than there is room for|The process that executes code ended"
+)
 LOOK_UPS = ("show_api_doc", "show_api_descriptions", "show_app_descriptions")
 FAILED = (
     "Execution failed. Traceback:"  # how the engine begins to tell of a cell that raised, was refused or was killed
@@ -34,7 +39,6 @@ _DUMMY = re.compile(
 _GIVES_UP = re.compile(r"complete_task\s*\([^)]*status\s*=\s*['\"]fail['\"]")
 _STATUS = re.compile(r"Response status code is (\d{3})")
 _RAISED = re.compile(r"^((?:[A-Za-z_]\w*\.)*[A-Z]\w*)(?::|$)")
-_NOTES = re.compile(r"Execution timed out|time of the whole session|too much processor time|process that executes code")
 
 
 class Decoder(Protocol):
@@ -116,7 +120,7 @@ def failure(turn: DecodedTurn) -> str | None:
         return f"API {status[1]}"
     if "Syntax error in line" in told:
         return "syntax"
-    if _NOTES.search(told):
+    if KILLED.search(told):
         return "killed"
     if "is not allowed" in told:
         return "refused"

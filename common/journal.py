@@ -74,7 +74,7 @@ class Journal:
             if wanted is not None and not wanted(unpack(frame)):
                 return None
             message = decode(frame)
-        except (ValueError, LookupError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             self.damage.append(f"{place.file}: the frame at byte {place.offset} cannot be read: {error}")
             return None
         if isinstance(message, Trajectory):

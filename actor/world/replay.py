@@ -14,10 +14,12 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 from actor.episode import Episode, Judged, OpenWorld, Seen, Task, Wording, Worlds, run_episode
 from actor.trajectory import LONGEST_FAILURE, MOST_FAILURES
+from common.behaviour import KILLED
 from common.messages import Trajectory
 
 Kind = Literal["opening", "observation", "cut", "end", "grade"]
@@ -252,8 +254,8 @@ class _Excuses:
     """From which turn on a replay may differ, and why."""
 
     def __init__(self, rerun: _Rerun) -> None:
-        tags = rerun.trajectory.tags
-        recorded = [rerun.turns - 1] if any(f"killed_by_{clock}" in tags for clock in CLOCKS) else []
+        killed = {f"killed_by_{clock}" for clock in CLOCKS} & set(rerun.trajectory.tags)
+        recorded = [_recorded_kill(rerun)] if killed else []
         clocks = [turn for turn, seen in rerun.seen.items() if seen.killed in CLOCKS]
         chances = [turn for turn, code in rerun.code.items() if UNSEEDED.search(code)]
         starts = {CLOCK: [*recorded, *clocks], CHANCE: chances}
@@ -267,6 +269,14 @@ class _Excuses:
 
     def known(self, found: Sequence[Difference]) -> list[str]:
         return [*self._since, *([ADDRESS] if any(_only_addresses(difference) for difference in found) else [])]
+
+
+def _recorded_kill(rerun: _Rerun) -> int:
+    """The first recorded turn whose cell was killed: the one that was told so, else the last one, which nobody told."""
+    tokens, turns = rerun.trajectory.tokens, rerun.trajectory.turns
+    observations = (tokens[end:begin].tolist() for (_, end), (begin, _) in pairwise(turns))
+    told = (number for number, ids in enumerate(observations) if KILLED.search(rerun.prompt.text(ids)))
+    return next(told, rerun.turns - 1)
 
 
 def _only_addresses(difference: Difference) -> bool:

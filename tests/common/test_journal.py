@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.errors import UsageError
 from common.journal import FIRST_LOOK, Journal
@@ -132,3 +134,23 @@ def test_the_first_frame_of_many_ends_where_the_next_begins():
     assert first_frame(b"") is None
     with pytest.raises(ValueError, match="states 268435456 bytes"):
         first_frame(b"\x28\xb5\x2f\xfd\xa0" + (1 << 28).to_bytes(4, "little") + b"\0" * 20)
+
+
+@given(st.lists(st.tuples(st.integers(5, 60), st.booleans()), max_size=5), st.integers(0, 400))
+def test_of_frames_cut_anywhere_those_before_the_cut_are_found(sizes, cut):
+    frames = [encode(make_trajectory("one", tokens=tokens), compress=compress) for tokens, compress in sizes]
+    rest, found = b"".join(frames)[: -cut or None], []
+    whole = [number for number in range(len(frames)) if len(b"".join(frames[: number + 1])) <= len(rest)]
+    while rest and (length := first_frame(rest)) is not None:
+        found.append(rest[:length])
+        rest = rest[length:]
+    assert found == [frames[number] for number in whole]
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"", b"\x28\xb5\x2f\xfd", b"\x81", b"\xdf"]))
+def test_any_bytes_are_a_frame_or_its_beginning_or_refused(data, head):
+    try:
+        length = first_frame(head + data)
+    except ValueError:
+        return
+    assert length is None or 0 < length <= len(head + data)

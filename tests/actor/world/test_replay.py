@@ -8,6 +8,7 @@ from recording import LONGEST, record, with_spans, without_last_turn
 
 from actor.world.audit import audit, drawn, facts_of
 from actor.world.replay import replay
+from common.behaviour import DecodedTurn, failure
 from common.journal import Journal
 from common.segments import Segments
 from common.wire import encode
@@ -171,6 +172,18 @@ def test_a_cell_that_the_clock_kills_in_the_replay_alone_is_no_difference_of_the
     result = replayed(worlds, prompt, trajectory)
     assert (result.outcome, result.excuses) == ("not_exact", ("clock",))
     assert {one.excuse for one in result.differences} == {"clock"}
+    killed = worlds.only("while True: pass")
+    assert (killed.killed, failure(DecodedTurn("", "", killed.text))) == ("time", "killed")
+
+
+def test_a_kill_that_an_episode_survived_excuses_what_comes_of_it_and_nothing_before(worlds, prompt):
+    told = "Execution failed. Traceback:\nExecution timed out after 20 seconds. The session was started anew."
+    trajectory = played(worlds, prompt, ["print(1)", "print(2)", "print(3)", FINISH])
+    tags = {"tags": ("killed_by_time", "completed")}
+    planted = with_spans(trajectory, {2: prompt.observation(told, 500), 3: prompt.observation("7\n", 500)}, **tags)
+    assert [one.excuse for one in replayed(worlds, prompt, planted).differences] == ["clock"] * 3
+    planted = with_spans(planted, {1: prompt.observation("7\n", 500)}, **tags)
+    assert [one.excuse for one in replayed(worlds, prompt, planted).differences] == ["", "clock", "clock", "clock"]
 
 
 def test_addresses_in_memory_excuse_themselves_alone(worlds, prompt):
