@@ -91,7 +91,7 @@ class PromptText:
         for turn in example["turns"]:
             yield Message("user", seen)
             yield Message("assistant", self.answer(turn["code"], turn["thought"]))
-            seen = self.observation(turn["observation"])
+            seen = self.observation(turn["observation"].rstrip("\n"))
 
     def _render(self, name: str, **values: Any) -> str:
         return self._environment.get_template(f"{name}.j2").render(**values)

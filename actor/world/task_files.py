@@ -72,13 +72,23 @@ def write_base(data: Path, cast: Cast) -> Base:
     for app, model, records in chain(base_rows(cast), catalogue_rows(cast)):
         table = models[app][model]
         table.save_all([table.create(**record) for record in records], skip_post_change=True)
+    collection = ApiDocCollection.build(load_apps=tuple(get_all_apps(skip_admin=True)))
+    table = models["api_docs"]["ApiDoc"]  # what the documentation's own APIs answer from
+    rows = [table.create(**_documentation(doc)) for apis in collection.values() for doc in apis.values()]
+    table.save_all(rows, skip_post_change=True)
     models.save(db_home_path=str(data / "base_dbs"), format="full")
     folder = data / "api_docs" / "standard"
     folder.mkdir(parents=True)
-    for app, apis in ApiDocCollection.build(load_apps=tuple(get_all_apps(skip_admin=True))).items():
+    for app, apis in collection.items():
         docs = {name: {**doc, "canary_string": ""} for name, doc in apis.items()}
         (folder / f"{app}.json").write_text(json.dumps(docs))
     return Base(models)
+
+
+def _documentation(doc: Mapping[str, Any]) -> dict[str, Any]:
+    """An API's documentation as a row of the app api_docs."""
+    fields = ("api_name", "path", "method", "description", "parameters", "response_schemas")
+    return {"app_name_": doc["app_name"], **{name: doc[name] for name in fields}}
 
 
 def write_task(data: Path, base: Base, task_id: str, *, scenario: Scenario, draft: Draft, me: Person) -> None:

@@ -1,6 +1,8 @@
 """Opening, executing, grading."""
 
 import asyncio
+import json
+import re
 
 import pytest
 
@@ -53,6 +55,22 @@ def test_printing_what_a_failure_prints_is_not_a_failure(worlds):
 def test_completed_stays_true_after_complete_task(worlds):
     observations, _ = worlds.play(["print(1)", "apis.supervisor.complete_task(answer=1)", "print(2)"])
     assert [observation.completed for observation in observations] == [False, True, True]
+
+
+def test_an_episode_can_look_up_the_documentation_of_every_api(worlds):
+    cell = """
+found = {}
+for app in apis.api_docs.show_app_descriptions():
+    for api in apis.api_docs.show_api_descriptions(app_name=app['name']):
+        doc = apis.api_docs.show_api_doc(app_name=app['name'], api_name=api['name'])
+        found.setdefault(app['name'], []).append(doc['api_name'])
+print({name: len(apis) for name, apis in found.items()})
+print([doc['api_name'] for doc in apis.api_docs.search_api_docs(query='alarm', page_limit=20)])
+"""
+    counts, named = worlds.only(cell).text.rstrip().rsplit("\n[", 1)
+    files = (worlds.root / "episode" / "data" / "api_docs" / "standard").glob("*.json")
+    assert json.loads(counts) == {file.stem: len(json.loads(file.read_text())) for file in files}
+    assert {"show_alarms", "update_alarm"} <= set(re.findall(r"\w+", named))
 
 
 def test_members_of_a_group_do_not_see_each_other(worlds):
