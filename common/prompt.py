@@ -15,6 +15,7 @@ which each token was sampled, and no cache of its beginning would serve twice.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from common.prompt_text import CUT_NOTE, SECOND_BLOCK, START, STOP, PromptText, 
 
 __all__ = ["START", "STOP", "Prompt", "PromptConfig", "Supervisor", "form_digest"]
 NO_THOUGHT = f"{THOUGHT}\n\n{THOUGHT_END}\n\n"
-MOST_CHARACTERS_PER_TOKEN = 64  # beyond room * this no text can fit, so it need not be encoded to be cut
+CHARACTERS_PER_TOKEN = (8, 64)  # more than most texts have; more than a text can have
+_CUT_BEFORE = re.compile(r"\n\[Output cut: \d+ of (\d{1,12}) characters are shown\.\]$")  # what the world says
 
 
 class Prompt:
@@ -45,6 +47,7 @@ class Prompt:
         header = f"assistant\n{NO_THOUGHT}" if thinks and config.thinking == "off" else "assistant\n"
         self._reply_header = [start, *self._encode(header)]
         self._head = [id_ for message in self._words.head for id_ in self._turn(message.role, message.text)]
+        self._framed = len(self._user_turn("")) - len(self._encode("user\n"))
         self.digest: str = hashlib.sha256(f"{form_digest(config)}\0{tokenizer.to_str()}".encode()).hexdigest()
         self.stop_ids: tuple[int, ...] = (stop,)
         self.vocabulary_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -97,8 +100,7 @@ class Prompt:
         """
         text = text.rstrip("\n")
         before = [*([] if stopped else [self._stop]), *self._newline]
-        framed = len(self._user_turn("")) + len(before)
-        most = room - framed if self._limit is None else min(room - framed, self._limit)
+        most = min(room - self._framed - len(before), room if self._limit is None else self._limit)
         for shown in self._shorter_and_shorter(text, most):
             if self._limit is not None and len(self._encode(shown)) > self._limit:
                 continue
@@ -149,13 +151,20 @@ class Prompt:
 
     def _shorter_and_shorter(self, text: str, room: int) -> Iterator[str]:
         """Texts to try, longest first; the first that fits is shown. The last is empty."""
-        window = text[: max(room, 0) * MOST_CHARACTERS_PER_TOKEN]
-        if window == text:
-            yield text
-        ends = [end for _, end in self._tokenizer.encode(window, add_special_tokens=False).offsets]
+        ends: list[int] = []
+        window = ""
+        for characters in CHARACTERS_PER_TOKEN:  # a long text need not be encoded as a whole to be cut
+            window = text[: max(room, 0) * characters]
+            if window == text:
+                yield text
+            ends = [end for _, end in self._tokenizer.encode(window, add_special_tokens=False).offsets]
+            if len(ends) >= room:
+                break
+        cut_before = _CUT_BEFORE.search(text[-100:])
+        count = int(cut_before[1]) if cut_before else len(text)
         # the note costs tokens too: how many depends on the tokenizer, so shorter heads are tried until one fits
         for kept in (room - 8, room - 16, room - 32, room // 2, 0):
             head = window[: ends[min(kept, len(ends)) - 1]] if kept > 0 and ends else ""
             head = head[: head.rfind("\n") + 1] or (head + "\n" if head else "")
-            yield head + CUT_NOTE.format(count=len(text) - len(head))
+            yield head + CUT_NOTE.format(count=count - len(head))
         yield ""

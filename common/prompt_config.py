@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from common.config import Section
 
@@ -33,6 +33,12 @@ class PromptConfig(Section):
         "as much as there is room for with compact",
         examples=[3000],
     )
+
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def is_a_word(cls, value: object) -> object:
+        """YAML reads a bare off as false."""
+        return {False: "off", True: "on"}.get(value, value) if isinstance(value, bool) else value
 
     @property
     def observation_limit(self) -> int | None:

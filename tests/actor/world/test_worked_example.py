@@ -44,3 +44,12 @@ def test_the_example_shows_each_turn_as_the_policy_is_to_say_it(example):
         assert before["observation"].rstrip("\n") in shown.text
     for said, turn in zip(turns[1::2], example["turns"], strict=True):
         assert said.text == f"{turn['thought']}\n```python\n{turn['code']}\n```"
+
+
+def test_a_prompt_reads_the_note_of_what_the_world_has_cut():
+    from actor.world.cell import cut
+    from common.prompt import _CUT_BEFORE
+
+    found = _CUT_BEFORE.search(cut("line\n" * 100, 90))
+    assert found is not None
+    assert found[1] == "500"
