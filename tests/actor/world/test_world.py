@@ -65,9 +65,8 @@ found = apis.api_docs.search_api_docs(query='alarm', page_limit=20)
 print({doc['api_name']: doc['app_name'] for doc in found})
 print(apis.api_docs.show_api_doc(app_name='phone', api_name='show_alarms'))
 """
-    counts, alarms, doc = (
-        json.loads(text) for text in re.findall(r"^\{.*?^\}", worlds.only(cell).text, re.MULTILINE | re.DOTALL)
-    )
+    printed = re.findall(r"^\{.*?^\}", worlds.only(cell).text, re.MULTILINE | re.DOTALL)
+    counts, alarms, doc = map(json.loads, printed)
     files = {file.stem: json.loads(file.read_text()) for file in worlds.root.glob("episode/data/api_docs/standard/*")}
     assert counts == {app: len(apis) for app, apis in files.items()}
     assert alarms["show_alarms"] == "phone"
