@@ -39,19 +39,21 @@ def main(argv: Sequence[str]) -> int:
     common.log.configure(
         "actor", file=run.folder / "logs" / f"{actor.name}.jsonl", level=run.log_level, actor=actor.name
     )
-    from actor.worker import run_actor  # noqa: PLC0415 - `--help` does without
+    from actor.process import run_actor  # noqa: PLC0415 - `--help` does without
 
     asyncio.run(run_actor(run, link, world, actor, loaded.section("prompt", PromptConfig)))
     return 0
 
 
 def _dry_run(loaded: Loaded, link: LinkConfig, world: WorldConfig, actor: ActorConfig) -> int:
-    from actor.world.build import check_world  # noqa: PLC0415 - as above
+    from actor.world.root import choose_root  # noqa: PLC0415 - as above
+    from actor.world_protocol import provider_of  # noqa: PLC0415
     from common.keys import actor_keys  # noqa: PLC0415
 
     if not link.insecure:
         actor_keys(link.keys, actor.name)
-    if world.root is not None:
-        check_world(world.root)
+    provider_of(world.provider)
+    if world.root is not None and world.provider == WorldConfig().provider:
+        choose_root(world.root)
     sys.stdout.write(dump(loaded))
     return 0

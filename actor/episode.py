@@ -17,8 +17,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from actor.world_protocol import OpenWorld, Seen, Task, Worlds
 from common.messages import Lease
-from common.prompt import Supervisor
 
 LEAST_TURN_TOKENS = 16  # an observation leaves at least this much room for the turn that follows
 End = Literal["completed", "turn_limit", "context_limit", "killed"]
@@ -42,51 +42,6 @@ class Sampler(Protocol):
     async def generate(
         self, ids: Sequence[int], *, temperature: float, max_tokens: int, pinned: int | None = None
     ) -> SampledTurn: ...
-
-
-class Task(Supervisor, Protocol):
-    """What a world says of its task."""
-
-    @property
-    def instruction(self) -> str: ...
-
-
-class Seen(Protocol):
-    """What a cell led to."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def completed(self) -> bool: ...
-    @property
-    def killed(self) -> str | None: ...
-
-
-class Judged(Protocol):
-    """The verdict of a task's tests."""
-
-    @property
-    def reward(self) -> float: ...
-    @property
-    def success(self) -> bool: ...
-    @property
-    def failures(self) -> tuple[str, ...]: ...
-
-
-class OpenWorld(Protocol):
-    """One episode's world."""
-
-    @property
-    def task(self) -> Task: ...
-    async def execute(self, code: str) -> Seen: ...
-    async def grade(self) -> Judged: ...
-    async def close(self) -> None: ...
-
-
-class Worlds(Protocol):
-    """Where worlds come from."""
-
-    async def open(self, task_id: str) -> OpenWorld: ...
 
 
 class Wording(Protocol):

@@ -1,6 +1,6 @@
 """An actor, wired: who waits for what, and who unblocks it.
 
-    Hello ─► Welcome ─┬─► worlds warm up ─────────────────────────────┐
+    Hello ─► Welcome ─┬─► task ids agreed on ─► worlds warm up ───────┐
                       └─► first version fetched ─► engine ─► probe ───┴─► episodes, `actor.episodes` at a time
 
     asking     waits for free slots          unblocked by an episode's end, an ack, a new version
@@ -17,27 +17,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import secrets
-import signal
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from actor.agreement import Agreement
 from actor.config import ActorConfig, WorldConfig
 from actor.episode import Episode, run_episode
 from actor.lease import CANCELLED, Leases
+from actor.leaving import end_episodes, say_goodbye
 from actor.outbox import Outbox
 from actor.policy import EngineFailure, Policy, RequestFailure
 from actor.reload import Reloader
 from actor.trajectory import trajectory_of
 from actor.versions import Versions, source_of
-from actor.world.client import WorldHost
-from actor.world.grader import WorldFailure
-from actor.world.install import appworld_python
-from actor.world.root import choose_root
+from actor.world_protocol import Provider, WorldFailure, WorldService
 from common.checkpoint import TOKENIZER
 from common.config import LinkConfig, RunConfig
 from common.errors import RunError
@@ -45,24 +42,30 @@ from common.file_link import FileLink
 from common.keys import actor_keys
 from common.link import ActorLink
 from common.log import get_logger
-from common.messages import PROTOCOL_VERSION, Ack, Goodbye, Heartbeat, HeartbeatReply, Hello, Lease
+from common.messages import PROTOCOL_VERSION, Ack, Heartbeat, HeartbeatReply, Hello, Lease
 from common.prompt import Prompt, PromptConfig, form_digest
-from common.run_lock import only_one
 from common.wire import schema_digest
 
 log = get_logger(__name__)
 ENGINE_STARTS = 4  # the first, and again after the engine died
-RETURN_SECONDS = 2.0  # for returning leases on leaving, and for saying goodbye
 CLOSE_SECONDS = 3.0  # for the ends of engine and worlds, whose processes end with this one in any case
 
 
 class Worker:
-    """One actor of one run."""
+    """One actor of one run. `provider` makes its worlds of the section `world`."""
 
     def __init__(
-        self, run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig, prompt: PromptConfig
+        self,
+        run: RunConfig,
+        link: LinkConfig,
+        world: WorldConfig,
+        config: ActorConfig,
+        prompt: PromptConfig,
+        *,
+        provider: Provider,
     ) -> None:
         self._run, self._world, self._config, self._prompt = run, world, config, prompt
+        self._provider = provider
         self._shared_folder = link.shared_folder
         self.folder = config.folder or run.folder / "actors" / config.name
         keys = None if link.insecure else actor_keys(link.keys, config.name)
@@ -71,11 +74,12 @@ class Worker:
         self._run_id = self._tokenizer_digest = ""  # not known yet
         self._link = ActorLink(link, keys, self._hello)
         self._files = FileLink(link, keys)
+        self._agreement = Agreement(self._link.request)
         self._leases = Leases(config.episodes, self._link.request)
         self._outbox: Outbox | None = None
         self._versions: Versions | None = None
         self._policy: Policy | None = None
-        self._worlds: WorldHost | None = None
+        self._worlds: WorldService | None = None
         self._episodes: dict[str, asyncio.Task[None]] = {}
         self._unwanted: set[str] = set()  # episodes that the learner cancelled
         self._doing = "the learner"
@@ -167,6 +171,7 @@ class Worker:
             reply = await self._link.request(message)
             if isinstance(reply, HeartbeatReply):
                 self._on_heartbeat_reply(reply)
+            await self._agreement.renew(self._link.welcome.tasks_digest)
             await asyncio.sleep(interval)
 
     def _waiting_for(self) -> str:
@@ -194,7 +199,7 @@ class Worker:
 
     # ---- the work
 
-    async def _work(self, versions: Versions, warming: asyncio.Task[WorldHost]) -> None:
+    async def _work(self, versions: Versions, warming: asyncio.Task[WorldService]) -> None:
         """Engine and worlds, then episodes; the engine anew when it died."""
         for starts in range(1, ENGINE_STARTS + 1):
             try:
@@ -205,7 +210,7 @@ class Worker:
                 await self._stop_policy()
         raise RunError(f"vLLM's engine failed {ENGINE_STARTS} times; the log has why")
 
-    async def _roll_out(self, versions: Versions, warming: asyncio.Task[WorldHost]) -> None:
+    async def _roll_out(self, versions: Versions, warming: asyncio.Task[WorldService]) -> None:
         reloader, prompt = await self._start_policy(versions)
         self._doing = "worlds to warm up"
         worlds = await warming
@@ -228,7 +233,7 @@ class Worker:
         full = self._outbox is not None and self._outbox.size > self._config.spool_megabytes << 20
         return "the spool is full: the learner acknowledges nothing" if full else ""
 
-    async def _fulfil(self, lease: Lease, reloader: Reloader, worlds: WorldHost, prompt: Prompt) -> None:
+    async def _fulfil(self, lease: Lease, reloader: Reloader, worlds: WorldService, prompt: Prompt) -> None:
         """One lease: a trajectory in the spool, or the lease returned. One failure costs one lease."""
         assert self._policy is not None
         assert self._outbox is not None
@@ -263,11 +268,12 @@ class Worker:
         )
         self._leases.done(lease)
 
-    async def _start_worlds(self) -> WorldHost:
-        python = await asyncio.to_thread(appworld_python)
-        root = await asyncio.to_thread(choose_root, self._world.root)
-        self._worlds = await WorldHost.start(self._world, python, root)
-        return self._worlds
+    async def _start_worlds(self) -> WorldService:
+        worlds = await asyncio.to_thread(self._provider, self._world)
+        self._worlds = worlds
+        await self._agreement.begin(worlds, self._link.welcome.tasks_digest)
+        await worlds.start()
+        return worlds
 
     async def _start_policy(self, versions: Versions) -> tuple[Reloader, Prompt]:
         """The engine on the newest version, probed. Gives what keeps it new, and the prompt of its tokenizer."""
@@ -302,25 +308,13 @@ class Worker:
         """Give episodes a last moment, return leases, flush the spool, say goodbye. Never fails; bounded in time."""
         log.info("leaving", reason=reason, episodes=len(self._episodes))
         self._leases.stop_asking()
-        if self._episodes and not living.done() and self._stop_reason == "signal":
-            await asyncio.wait(list(self._episodes.values()), timeout=self._config.drain_seconds)
-        episodes = list(self._episodes.values())
-        for task in episodes:
-            task.cancel()
-        if episodes:  # one that is just being spooled is not to be returned besides
-            await asyncio.wait(episodes, timeout=RETURN_SECONDS / 2)
+        drains = not living.done() and self._stop_reason == "signal"
+        await end_episodes(self._episodes, self._config.drain_seconds if drains else 0.0)
         if self._outbox is None:
             return
         sending = self._task(self._outbox.run()) if living.done() else None
-        with suppress(TimeoutError, RunError, ExceptionGroup):
-            async with asyncio.timeout(RETURN_SECONDS):
-                await self._leases.give_back_all(reason)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._config.flush_seconds):
-                await self._outbox.flushed()
-        with suppress(TimeoutError, RunError):
-            async with asyncio.timeout(RETURN_SECONDS):
-                await self._link.request(Goodbye(reason=reason[:2000]))
+        flush_seconds = self._config.flush_seconds
+        await say_goodbye(self._leases, self._outbox, self._link.request, reason=reason, flush_seconds=flush_seconds)
         if sending is not None:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -347,34 +341,6 @@ class Worker:
     @staticmethod
     def _task(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return asyncio.create_task(coroutine)
-
-
-async def run_actor(
-    run: RunConfig, link: LinkConfig, world: WorldConfig, config: ActorConfig, prompt: PromptConfig
-) -> None:
-    """Run an actor until its run is finished. SIGTERM or SIGINT: leave politely; again: end at once.
-
-    Raises:
-        UsageError: another actor works in its folder.
-        UsageError, RunError: as `Worker.run`.
-    """
-    worker = Worker(run, link, world, config, prompt)
-    signals = 0
-
-    def on_signal(name: str) -> None:
-        nonlocal signals
-        signals += 1
-        if signals > 1:
-            os._exit(1)
-        log.info("signal_received", signal=name)
-        worker.stop("signal")
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number.name)
-    # a stopped process that wakes up beside its successor would write into the same spool
-    with only_one(worker.folder / "actor.lock"):
-        await worker.run()
 
 
 def _seed(run_seed: int, name: str, version: int) -> int:

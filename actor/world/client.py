@@ -23,14 +23,15 @@ from typing import Any
 
 from actor.world import frames
 from actor.world.config import WorldConfig
-from actor.world.grader import Grader, Verdict, WorldFailure
+from actor.world.grader import Grader, Verdict
 from actor.world.process import WorldProcess
 from actor.world.root import TaskText, check_root, read_task
 from actor.world.transport import packet, ready, receive, send_descriptor
+from actor.world_protocol import UnusableTask, WorldFailure
 from common.errors import RunError, UsageError
 from common.log import get_logger
 
-__all__ = ["Observation", "TaskText", "Verdict", "World", "WorldConfig", "WorldFailure", "WorldHost"]
+__all__ = ["Observation", "TaskText", "UnusableTask", "Verdict", "World", "WorldConfig", "WorldFailure", "WorldHost"]
 log = get_logger(__name__)
 TURN_LIMIT = 64 << 20  # bytes of one observation with its changes
 KILL_SECONDS = 5.0  # a member answers this soon after its cell process was killed, or is killed too
@@ -92,8 +93,11 @@ class WorldHost:
         return host
 
     async def open(self, task_id: str) -> World:
-        """A world at the task's start. Waits while `max_worlds` are open. Raises UsageError, WorldFailure."""
-        task = read_task(self.root, task_id)
+        """A world at the task's start. Waits while `max_worlds` are open. Raises WorldFailure, UnusableTask."""
+        try:
+            task = read_task(self.root, task_id)
+        except UsageError as error:
+            raise UnusableTask(str(error)) from None
         await self._slots.acquire()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -298,7 +302,7 @@ class World:
 
 
 async def _hello(sock: socket.socket, task_id: str) -> list[int]:
-    """A member's first frame: descriptors of its process and of its cell process. Raises UsageError, WorldFailure."""
+    """A member's first frame: descriptors of its process and of its cell process. Raises WorldFailure, UnusableTask."""
     await ready(sock, write=False)
     data, pidfds, _, _ = socket.recv_fds(sock, frames.LENGTHS.size + 4096, 2)
     if len(pidfds) == 2:
@@ -310,4 +314,4 @@ async def _hello(sock: socket.socket, task_id: str) -> list[int]:
     told = frames.header(data[frames.LENGTHS.size :])
     if "failed" in told:
         raise WorldFailure(f"no world opened for task {task_id}: {told['failed']}")
-    raise UsageError(f"task {task_id} of the data root cannot be opened: {told.get('refused')}")
+    raise UnusableTask(f"task {task_id} of the data root cannot be opened: {told.get('refused')}")

@@ -14,8 +14,16 @@ class WorldConfig(Section):
 
     root: Path | None = Field(
         default=None,
-        description="data root with full/ and episode/; none: the built world of the cache folder, built when missing",
-        examples=["worlds/tiny"],
+        description="data root: a built world, or a folder with AppWorld's own data/; none: what APPWORLD_ROOT names, "
+        "else the built world of the cache folder, built when missing",
+        examples=["worlds/appworld"],
+    )
+    provider: str = Field(
+        default="actor.world.service:AppWorlds",
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="what makes the worlds of this section, module:name, importable here; other than AppWorld's: see "
+        "actor/world_protocol.py",
+        examples=["my_tasks.worlds:Puzzles"],
     )
     max_worlds: int = Field(default=128, ge=1, le=1000, description="worlds open at once; more wait", examples=[128])
     cell_seconds: float = Field(

@@ -11,15 +11,12 @@ from typing import Any
 from actor.world import frames
 from actor.world.process import WorldProcess
 from actor.world.transport import first_header, receive
+from actor.world_protocol import WorldFailure
 from common.errors import RunError
 from common.log import get_logger
 
 log = get_logger(__name__)
 VERDICT_LIMIT = 16 << 20  # bytes
-
-
-class WorldFailure(Exception):  # noqa: N818  # named for what it means to an episode: infrastructure, never a reward
-    """The world or its grading broke down; says nothing about the policy. The episode has no reward."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ where it was.
 from __future__ import annotations
 
 import random
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -21,6 +23,9 @@ from common.errors import UsageError
 if TYPE_CHECKING:
     from common.messages import Sampling
     from learner.gateway.history import History
+
+TASK_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,200}")  # what a lease may name
+MOST_TASKS = 100_000  # of one list: what actors are told of both
 
 
 class RolloutConfig(Section):
@@ -210,7 +215,7 @@ def read_tasks(file: Path, option: str) -> list[str]:
     """Task ids of a list file, one a line; empty lines are passed over.
 
     Raises:
-        UsageError: missing, empty, or a task twice; with the option that names it.
+        UsageError: missing, empty, too long, a line that is no task id, or a task twice; with the option that names it.
     """
     try:
         tasks = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -218,7 +223,13 @@ def read_tasks(file: Path, option: str) -> list[str]:
         raise UsageError(f"{option}: {file}: cannot be read: {getattr(error, 'strerror', error)}") from None
     if not tasks:
         raise UsageError(f"{option}: {file}: lists no task")
-    twice = sorted({task for task in tasks if tasks.count(task) > 1})
-    if twice:
-        raise UsageError(f"{option}: {file}: lists {twice[0]} more than once")
+    if len(tasks) > MOST_TASKS:
+        raise UsageError(f"{option}: {file}: lists {len(tasks)} tasks, at most {MOST_TASKS} are allowed")
+    for task, count in Counter(tasks).items():
+        if not TASK_ID.fullmatch(task):
+            raise UsageError(
+                f"{option}: {file}: '{task[:100]}' is not a task id; 'loop world tasks --out FILE' writes such a list"
+            )
+        if count > 1:
+            raise UsageError(f"{option}: {file}: lists {task} more than once")
     return tasks

@@ -26,6 +26,7 @@ from common.messages import (
     Message,
     Refused,
     ReloadReport,
+    TaskIdsRequest,
     Trajectory,
     Unreadable,
     Welcome,
@@ -119,6 +120,8 @@ class Reception:
             case ReloadReport():
                 self._note_reload(peer, message)
                 return self._reply([])
+            case TaskIdsRequest():
+                return self._run.tasks.page(message.begin)
             case Goodbye():
                 peer.left = True  # its leases lapse
                 return self._reply([])
@@ -138,6 +141,8 @@ class Reception:
             case ReloadReport():
                 self._note_reload(peer, message)
                 return self._reply([])
+            case TaskIdsRequest():
+                return self._run.tasks.page(message.begin)
             case Goodbye():
                 freed = self._run.book.release(self._run.book.leased_to(peer.name), "actor_left")
                 peer.left = True
@@ -183,6 +188,7 @@ class Reception:
             manifest_digest=self._run.manifest_digest,
             heartbeat_seconds=self._heartbeat_seconds,
             credit_bytes=self.credit.bytes,
+            tasks_digest=self._run.tasks.digest,
         )
 
     def _refuse(self, name: str, reason: str) -> Refused:

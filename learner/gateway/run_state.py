@@ -12,6 +12,7 @@ from common.errors import RunError, UsageError
 from common.messages import Announcement
 from common.metrics import MetricsFile
 from common.prompt_config import PromptConfig
+from common.task_ids import TaskList
 from learner.gateway.course import Course
 from learner.gateway.draw import RolloutConfig, TaskDraw
 from learner.gateway.evaluation import EvaluationConfig, EvaluationLists
@@ -54,6 +55,7 @@ class RunState:
         self.ledger = Ledger(folder / "ledger.sqlite")
         self._config = rollout, evaluation, lists
         self._draws_from = train_tasks, seed
+        self.tasks = TaskList([*train_tasks, *evaluation_tasks])  # all that actors may be asked for
         self.news: list[Announcement] = []  # to send after the next commit
         self.moved = False  # the last commit held more than grants: what the trainer waits for may be there
         self.book, self.inbox, self.course = self._as_the_ledger_has_it(now)

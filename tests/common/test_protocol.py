@@ -104,6 +104,8 @@ def test_it_names_no_kind_that_is_none():
         ("fields of the outermost map", wire.MAX_FIELDS),
         ("maps within a message", wire.MAX_MAPS),
         ("tokens of a trajectory", messages.MAX_TOKENS),
+        ("task ids of one answer", messages.TASK_IDS_AT_ONCE),
+        ("task ids of a run", messages.MOST_TASK_IDS),
         ("bytes of a question's number", sockets.LONGEST_NUMBER),
         ("bytes of a chunk that the gateway sends at once", wire.CHUNK_BYTES),
         ("bytes of a message to an actor", sockets.ANSWER_BYTES),

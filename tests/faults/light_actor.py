@@ -105,9 +105,14 @@ class LightPolicy:
 class LightWorlds:
     """A world sees `TURNS` turns; its verdict follows from them."""
 
-    @classmethod
-    async def start(cls, _config, _python, _root):
-        return cls()
+    def __init__(self, _config):
+        pass
+
+    def check(self, _task_ids):
+        pass
+
+    async def start(self):
+        pass
 
     async def open(self, task_id):
         return LightWorld(task_id)
@@ -159,15 +164,12 @@ class LightPrompt:
 
 
 def light_parts(link: type[ActorLink], outbox: type[Outbox]) -> dict[str, object]:
-    """What stands in a worker for vLLM and AppWorld, and the link and outbox that see what passes; by its names."""
+    """What stands in a worker for vLLM, and the link and outbox that see what passes; by its names."""
     return {
         "ActorLink": link,
         "Outbox": outbox,
         "Policy": LightPolicy,
-        "WorldHost": LightWorlds,
         "Prompt": LightPrompt,
-        "appworld_python": lambda: None,
-        "choose_root": lambda _root: None,
     }
 
 
@@ -189,7 +191,7 @@ def main() -> int:
     for name, part in light_parts(SeenLink, SeenOutbox).items():
         assert hasattr(actor.worker, name), name
         setattr(actor.worker, name, part)
-    return common.cli.main(["actor", *sys.argv[1:]])
+    return common.cli.main(["actor", *sys.argv[1:], "--world.provider", "light_actor:LightWorlds"])
 
 
 if __name__ == "__main__":

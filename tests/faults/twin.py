@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 from gateway_builders import make_keys, make_run, the_books
-from light_actor import light_parts
+from light_actor import LightWorlds, light_parts
 from memory_link import HARMLESS, Fate, Network, in_memory, life
 from structlog.testing import capture_logs
 from twin_trainer import TrainerSocket, TwinTrainer
@@ -158,7 +158,7 @@ class Twin:
         config = ActorConfig(name=name, folder=self.folder / name, episodes=3, drain_seconds=0.0, flush_seconds=1.0)
         while True:
             worker = actor.worker.Worker(
-                RunConfig(folder=self.folder), self.link, WorldConfig(), config, PromptConfig()
+                RunConfig(folder=self.folder), self.link, WorldConfig(), config, PromptConfig(), provider=LightWorlds
             )
             self._workers.append(worker)
             worker._instance = f"{name}-{self.loop.time():.3f}"  # drawn by chance otherwise

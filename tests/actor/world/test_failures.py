@@ -13,9 +13,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from actor.world import client
-from actor.world.client import TaskText, WorldFailure, WorldHost
+from actor.world.client import TaskText, UnusableTask, WorldFailure, WorldHost
 from actor.world.config import WorldConfig
-from common.errors import RunError, UsageError
+from common.errors import RunError
 
 
 def children_of(pid):
@@ -129,7 +129,7 @@ def test_a_cell_process_that_is_killed_is_told_to_the_policy(worlds):
 def test_a_task_that_cannot_be_built_is_refused_by_name(worlds, monkeypatch):
     ghost = TaskText("ghost_1", "", "", "", "", "", "")
     monkeypatch.setattr(client, "read_task", lambda root, task_id: ghost)
-    with pytest.raises(UsageError, match=r"task ghost_1 of the data root cannot be opened: .*doesn't exist"):
+    with pytest.raises(UnusableTask, match=r"task ghost_1 of the data root cannot be opened: .*doesn't exist"):
         worlds.run(worlds.host.open("ghost_1"))
     monkeypatch.undo()
     assert worlds.play(worlds.solution(worlds.tasks[0]), worlds.tasks[0])[1].success

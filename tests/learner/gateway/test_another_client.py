@@ -110,7 +110,11 @@ def test_a_client_written_from_the_text_is_welcomed_leases_delivers_fetches_and_
         welcome = actor.ask(**HELLO)
         assert (welcome["kind"], welcome["policy_version"]) == ("welcome", 0)
 
+        listed = actor.ask(kind="task_ids_request", begin=0)
+        assert hashlib.sha256("\n".join(sorted(listed["task_ids"])).encode()).hexdigest() == welcome["tasks_digest"]
+
         granted = actor.ask(kind="lease_request", count=2)["leases"]
+        assert {lease["task_id"] for lease in granted} <= set(listed["task_ids"])
         assert [lease["time_to_live"] > 0 for lease in granted] == [True, True]
         first = trajectory(granted[0], welcome["policy_version"])
         assert len(msgpack.packb(first)) <= welcome["credit_bytes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgpack
@@ -20,6 +21,8 @@ from common.messages import (
     LeaseReturn,
     Message,
     Refused,
+    TaskIds,
+    TaskIdsRequest,
     Unreadable,
     Welcome,
 )
@@ -31,11 +34,11 @@ from learner.gateway.reception import Reception
 class Desk:
     """A reception whose clock and connections the test moves."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **lists: Sequence[str]) -> None:
         self.now = 0.0
         self.gone: set[bytes] = set()
         self.unlisted: set[str] = set()
-        self.run = make_run(folder, groups_per_step=1, group_size=4, lease_seconds=60.0)
+        self.run = make_run(folder, groups_per_step=1, group_size=4, lease_seconds=60.0, **lists)
         self.publish(0)
         self.reception = Reception(
             self.run,
@@ -88,7 +91,21 @@ def test_a_welcome_says_which_run_and_which_version(desk):
         manifest_digest="01" * 32,
         heartbeat_seconds=2.0,
         credit_bytes=welcome.credit_bytes,
+        tasks_digest=desk.run.tasks.digest,
     )
+
+
+def test_an_actor_may_ask_for_all_task_ids_of_the_run(tmp_path):
+    desk = Desk(tmp_path, train_tasks=("b_1", "a_2"), evaluation=("c_1", "a_2"))
+    welcome = desk.say(make_hello())
+    assert desk.say(TaskIdsRequest(begin=0)) == TaskIds(
+        tasks_digest=welcome.tasks_digest, count=3, task_ids=("a_2", "b_1", "c_1")
+    )
+    assert desk.say(TaskIdsRequest(begin=2)).task_ids == ("c_1",)
+    assert desk.say(TaskIdsRequest(begin=9)).task_ids == ()
+    full = desk.reception.answer_when_full("actor-0", b"r0", encode(TaskIdsRequest(begin=1)), "disk")
+    assert full.task_ids == ("b_1", "c_1")
+    desk.run.close()
 
 
 def test_a_connection_that_did_not_say_hello_is_asked_to(desk):
