@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from learner.gateway.history import History
 
 TASK_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,200}")  # what a lease may name
-MOST_TASKS = 100_000  # of one list: what actors are told of both
 
 
 class RolloutConfig(Section):
@@ -215,7 +214,7 @@ def read_tasks(file: Path, option: str) -> list[str]:
     """Task ids of a list file, one a line; empty lines are passed over.
 
     Raises:
-        UsageError: missing, empty, too long, a line that is no task id, or a task twice; with the option that names it.
+        UsageError: missing, empty, a line that is no task id, or a task twice; with the option that names it.
     """
     try:
         tasks = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -223,8 +222,6 @@ def read_tasks(file: Path, option: str) -> list[str]:
         raise UsageError(f"{option}: {file}: cannot be read: {getattr(error, 'strerror', error)}") from None
     if not tasks:
         raise UsageError(f"{option}: {file}: lists no task")
-    if len(tasks) > MOST_TASKS:
-        raise UsageError(f"{option}: {file}: lists {len(tasks)} tasks, at most {MOST_TASKS} are allowed")
     for task, count in Counter(tasks).items():
         if not TASK_ID.fullmatch(task):
             raise UsageError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -101,6 +102,11 @@ class EvaluationLists:
             beside[file.stem] = tuple(read_tasks(file, option))
         dev = tuple(read_tasks(config.dev_tasks, "learner.evaluation.dev_tasks")) if config.dev_tasks else ()
         return cls(main, beside, dev)
+
+    @property
+    def task_ids(self) -> set[str]:
+        """The ids of all lists."""
+        return {*self.main, *self.dev, *chain.from_iterable(self.beside.values())}
 
 
 @dataclass(frozen=True)

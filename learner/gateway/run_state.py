@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.checkpoint import TOKENIZER, folder_of, read_manifest
 from common.errors import RunError, UsageError
-from common.messages import Announcement
+from common.messages import MOST_TASK_IDS, Announcement
 from common.metrics import MetricsFile
 from common.prompt_config import PromptConfig
 from common.task_ids import TaskList
@@ -34,7 +34,7 @@ class RunState:
         prompt: how actors must put tasks to the policy.
 
     Raises:
-        UsageError: the run was begun with another seed.
+        UsageError: the run was begun with another seed, or its lists are longer than actors are told of.
         RunError: the ledger cannot be opened.
     """
 
@@ -55,7 +55,7 @@ class RunState:
         self.ledger = Ledger(folder / "ledger.sqlite")
         self._config = rollout, evaluation, lists
         self._draws_from = train_tasks, seed
-        self.tasks = TaskList([*train_tasks, *evaluation_tasks])  # all that actors may be asked for
+        self.tasks = _all_tasks(train_tasks, lists)
         self.news: list[Announcement] = []  # to send after the next commit
         self.moved = False  # the last commit held more than grants: what the trainer waits for may be there
         self.book, self.inbox, self.course = self._as_the_ledger_has_it(now)
@@ -161,6 +161,16 @@ class RunState:
     def close(self) -> None:
         self.ledger.close()
         self.metrics.close()
+
+
+def _all_tasks(train_tasks: Sequence[str], lists: EvaluationLists) -> TaskList:
+    """All that actors may be asked for."""
+    tasks = TaskList({*train_tasks, *lists.task_ids})
+    if len(tasks.task_ids) > MOST_TASK_IDS:
+        raise UsageError(
+            f"the run's lists have {len(tasks.task_ids)} tasks in all, at most {MOST_TASK_IDS} are allowed"
+        )
+    return tasks
 
 
 def _new_run_id(folder: Path) -> str:

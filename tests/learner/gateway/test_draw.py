@@ -6,10 +6,9 @@ import pytest
 
 from common.config import parse_command_line
 from common.errors import UsageError
-from common.messages import MOST_TASK_IDS, Identifier
+from common.messages import Identifier
 from learner.config import LearnerConfig
 from learner.gateway.draw import (
-    MOST_TASKS,
     TASK_ID,
     RolloutConfig,
     TaskDraw,
@@ -51,17 +50,9 @@ def test_a_task_list_that_is_none_is_named(tmp_path: Path, text: str, wrong: str
         read_tasks(file, "learner.rollout.train_tasks")
 
 
-def test_a_list_longer_than_actors_are_told_of_is_refused(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("learner.gateway.draw.MOST_TASKS", 2)
-    (tmp_path / "train.txt").write_text("a_1\na_2\na_3\n")
-    with pytest.raises(UsageError, match="lists 3 tasks, at most 2 are allowed"):
-        read_tasks(tmp_path / "train.txt", "learner.rollout.train_tasks")
-
-
 def test_what_may_be_listed_is_what_a_lease_may_name():
     (pattern,) = [found.pattern for found in Identifier.__metadata__[0].metadata if hasattr(found, "pattern")]
     assert TASK_ID.pattern == pattern.strip("^$").replace("+", "{1,200}")
-    assert 2 * MOST_TASKS == MOST_TASK_IDS
 
 
 def test_a_missing_task_list_is_named_with_its_option(tmp_path: Path):

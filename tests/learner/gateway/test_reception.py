@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgpack
@@ -10,6 +9,7 @@ import pytest
 from gateway_builders import make_hello, make_run, make_trajectory
 from structlog.testing import capture_logs
 
+from common.errors import UsageError
 from common.log import Reminder
 from common.messages import (
     Ack,
@@ -34,7 +34,7 @@ from learner.gateway.reception import Reception
 class Desk:
     """A reception whose clock and connections the test moves."""
 
-    def __init__(self, folder: Path, **lists: Sequence[str]) -> None:
+    def __init__(self, folder: Path, **lists: object) -> None:
         self.now = 0.0
         self.gone: set[bytes] = set()
         self.unlisted: set[str] = set()
@@ -96,16 +96,23 @@ def test_a_welcome_says_which_run_and_which_version(desk):
 
 
 def test_an_actor_may_ask_for_all_task_ids_of_the_run(tmp_path):
-    desk = Desk(tmp_path, train_tasks=("b_1", "a_2"), evaluation=("c_1", "a_2"))
+    lists = {"evaluation": ("c_1", "a_2"), "beside": {"hard": ("d_1",)}, "dev": ("c_1", "e_1")}
+    desk = Desk(tmp_path, train_tasks=("b_1", "a_2"), **lists)
     welcome = desk.say(make_hello())
     assert desk.say(TaskIdsRequest(begin=0)) == TaskIds(
-        tasks_digest=welcome.tasks_digest, count=3, task_ids=("a_2", "b_1", "c_1")
+        tasks_digest=welcome.tasks_digest, count=5, task_ids=("a_2", "b_1", "c_1", "d_1", "e_1")
     )
-    assert desk.say(TaskIdsRequest(begin=2)).task_ids == ("c_1",)
+    assert desk.say(TaskIdsRequest(begin=4)).task_ids == ("e_1",)
     assert desk.say(TaskIdsRequest(begin=9)).task_ids == ()
-    full = desk.reception.answer_when_full("actor-0", b"r0", encode(TaskIdsRequest(begin=1)), "disk")
-    assert full.task_ids == ("b_1", "c_1")
+    full = desk.reception.answer_when_full("actor-0", b"r0", encode(TaskIdsRequest(begin=3)), "disk")
+    assert full.task_ids == ("d_1", "e_1")
     desk.run.close()
+
+
+def test_a_run_of_more_tasks_than_actors_are_told_of_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("learner.gateway.run_state.MOST_TASK_IDS", 2)
+    with pytest.raises(UsageError, match="have 3 tasks in all, at most 2 are allowed"):
+        make_run(tmp_path, train_tasks=("a_1", "b_1"), evaluation=("b_1", "c_1"))
 
 
 def test_a_connection_that_did_not_say_hello_is_asked_to(desk):
