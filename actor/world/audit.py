@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from actor.episode import Worlds
-from actor.world.grader import WorldFailure
 from actor.world.replay import ReplayWording, replay
+from actor.world_protocol import WorldFailure, Worlds
 from common.errors import UsageError
 from common.journal import FramePlace, Journal
 from common.messages import Trajectory

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
-from actor.episode import Episode, Judged, OpenWorld, Seen, Task, Wording, Worlds, run_episode
+from actor.episode import Episode, Wording, run_episode
 from actor.trajectory import LONGEST_FAILURE, MOST_FAILURES
+from actor.world_protocol import Judged, OpenWorld, Seen, Task, Worlds
 from common.behaviour import KILLED
 from common.messages import Trajectory
 
@@ -90,7 +91,7 @@ async def replay(trajectory: Trajectory, worlds: Worlds, prompt: ReplayWording, 
     """Execute a trajectory's turns in a fresh world and compare. `longest`: tokens that its engine could hold.
 
     Raises:
-        UsageError: the data root has no such task.
+        UnusableTask: the data root has no such task.
         WorldFailure: a world broke down, which says nothing of the trajectory.
     """
     world = await worlds.open(trajectory.lease.task_id)

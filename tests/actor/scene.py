@@ -209,7 +209,12 @@ def put_in_place(monkeypatch, tmp_path):
 def make_worker(scene, tmp_path, episodes=4, provider=None, **settings):
     config = ActorConfig(episodes=episodes, folder=tmp_path / "actor", drain_seconds=0.0, flush_seconds=1.0, **settings)
     return actor.worker.Worker(
-        RunConfig(folder=tmp_path), LinkConfig(), WorldConfig(), config, provider or (lambda _: Worlds(scene))
+        RunConfig(folder=tmp_path),
+        LinkConfig(),
+        WorldConfig(),
+        config,
+        PromptConfig(),
+        provider=provider or (lambda _: Worlds(scene)),
     )
 
 
