@@ -20,13 +20,13 @@ TEXTS = (
 LONGEST = 4000  # tokens that the engine of these episodes holds
 
 
-def make_prompt():
-    return Prompt.of(train_tokenizer(TEXTS * 3, 400))
+def make_prompt(config=None):
+    return Prompt.of(train_tokenizer(TEXTS * 3, 400), config=config)
 
 
 @dataclass
 class Script:
-    """Samples its texts one after the other, each cut where the episode's limits cut it."""
+    """Samples its texts as they are, one after the other, each cut where the episode's limits cut it."""
 
     prompt: Prompt
     texts: list[str]
@@ -36,7 +36,7 @@ class Script:
         yield None
 
     async def generate(self, ids, *, temperature, max_tokens, pinned=None):
-        sampled = self.prompt.reply(self.texts.pop(0))[:max_tokens]
+        sampled = [*self.prompt._encode(self.texts.pop(0)), *self.prompt.stop_ids][:max_tokens]
         finish = "stop" if sampled[-1] in self.prompt.stop_ids else "length"
         return Sampled(sampled, [-0.5] * len(sampled), [0] * len(sampled), finish, 0.0)
 

@@ -8,8 +8,9 @@ from recording import LONGEST, record, with_spans, without_last_turn
 
 from actor.world.audit import audit, drawn, facts_of
 from actor.world.replay import replay
-from common.behaviour import DecodedTurn, failure
+from common.behaviour import DecodedTurn, count, decode, failure
 from common.journal import Journal
+from common.prompt import PromptConfig
 from common.segments import Segments
 from common.wire import encode
 
@@ -89,6 +90,24 @@ def test_episodes_that_their_limits_cut_come_out_again(worlds, prompt, limits, t
     trajectory = played(worlds, prompt, texts, **limits)
     assert tag in trajectory.tags
     assert_same(replayed(worlds, prompt, trajectory), trajectory)
+
+
+def test_episodes_of_the_react_form_come_out_again_and_are_told_what_they_did(worlds):
+    prompt, wide = recording.make_prompt(PromptConfig(form="react", observation_tokens=200)), 60_000
+    texts = [
+        "I assume that there is a shop.\n```python\nprint(apis.api_docs.show_app_descriptions())\n```",
+        "```python\nprint(1)\n```\nand then\n```python\nprint(n)\n```",
+        "```python\nlogin('your_password')\n```",
+        "I do not know what to do.",
+        f"```python\n{FINISH}\n```",
+    ]
+    trajectory = played(worlds, prompt, texts, max_context_tokens=wide, longest=wide)
+    assert trajectory.tags == ("no_code", "completed")
+    assert_same(replayed(worlds, prompt, trajectory, wide), trajectory)
+    counts = count(decode(trajectory, prompt))
+    assert (counts.turns, counts.cells, counts.multi_cell_turns, counts.no_code_turns) == (5, 5, 1, 1)
+    assert (counts.look_ups, counts.failures) == ({"show_app_descriptions": 1}, {"NameError": 1})
+    assert (counts.assumption_words, counts.dummy_values, counts.gave_up) == (1, 1, 1)
 
 
 def test_two_replays_change_the_databases_alike(worlds, prompt):
