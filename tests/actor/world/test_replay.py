@@ -184,7 +184,7 @@ def test_a_cell_killed_by_the_clock_excuses_what_comes_of_it_and_nothing_before(
 
 
 def test_a_cell_that_the_clock_kills_in_the_replay_alone_is_no_difference_of_the_record(worlds, prompt, monkeypatch):
-    trajectory = played(worlds, prompt, ["print(1)", "sum(range(10**8))\nprint(2)", FINISH])
+    trajectory = played(worlds, prompt, ["print(1)", "sum(range(5 * 10**7))\nprint(2)", FINISH])
     assert trajectory.tags == ("completed",)
     hasty = worlds.host.config.model_copy(update={"cell_seconds": 0.2})
     monkeypatch.setattr(worlds.host, "config", hasty)
