@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from actor.world.people import LONG_AGO, Cast, Person, Rows
+from actor.world.people import LONG_AGO, PEOPLE, SUPERVISORS, Cast, Person, Rows
 
 FOLDERS = ("documents", "downloads", "photos")
 OLD_MAILS = (("Welcome back", "it was good to see you"), ("Old photos", "here they are"), ("Thank you", "for all"))
 OLD_COSTS = (("cleaning", 30), ("repairs", 60))
+# ids of what a task adds begin after the base's: the engine counts on by itself
+FIRST_PROJECT = PEOPLE + SUPERVISORS + 1
+FIRST_GROUP = SUPERVISORS + 1
+FIRST_EXPENSE = len(OLD_COSTS) * SUPERVISORS + 1
 
 
 def catalogue_rows(cast: Cast) -> Rows:

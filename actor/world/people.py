@@ -45,6 +45,7 @@ STUFF = "Copper Steel Wooden Bamboo Cotton Glass"
 WARE = "Lamp Kettle Chair Clock Basket Blanket Mug Pillow"
 NAMES = 12  # first names in use, and last names: fewer than people, so that some share one
 PEOPLE = 20
+SUPERVISORS = 8
 PRODUCTS = 40
 SELLERS = 6
 
@@ -113,7 +114,18 @@ def saying(rng: random.Random, count: int) -> list[str]:
     return rng.sample([f"{verb} the {thing}" for verb in VERB.split() for thing in OBJECT.split()], count)
 
 
-def make_cast(seed: int, supervisors: int = 8, songs: int = 60) -> Cast:
+def alike(rng: random.Random, count: int) -> list[str]:
+    """`count` different names such as "Trip Plan", made of so few words that most share one."""
+    return pairs(rng, " ".join(rng.sample(TOPIC.split(), 3)), KIND, count)
+
+
+def sayings_alike(rng: random.Random, count: int) -> list[str]:
+    """`count` different short sentences, e.g. "fix the lamp", most of which share a word."""
+    verbs, things = rng.sample(VERB.split(), 3), rng.sample(OBJECT.split(), 4)
+    return rng.sample([f"{verb} the {thing}" for verb in verbs for thing in things], count)
+
+
+def make_cast(seed: int, supervisors: int = SUPERVISORS, songs: int = 60) -> Cast:
     """The people, songs and products of a world, a pure function of its arguments."""
     rng = random.Random(seed)  # noqa: S311 - invented data, not secrets
     firsts, lasts = rng.sample(FIRST.split(), NAMES), rng.sample(LAST.split(), NAMES)

@@ -6,7 +6,18 @@ train lacks; `CHALLENGE` needs one.
 
 from __future__ import annotations
 
-from actor.world.scenarios import challenge, phone, simple_note, spotify, supervisor, venmo
+from actor.world.scenarios import (
+    challenge,
+    file_system,
+    phone,
+    several,
+    simple_note,
+    splitwise,
+    spotify,
+    supervisor,
+    todoist,
+    venmo,
+)
 from actor.world.scenarios.form import Scenario
 
 TRAIN: tuple[Scenario, ...] = (
@@ -24,6 +35,20 @@ TRAIN: tuple[Scenario, ...] = (
     venmo.PAY_FRIEND,
     venmo.ASK_FRIEND,
     venmo.TOTAL_SENT,
+    file_system.FILE_TEXT,
+    file_system.FILE_COUNT,
+    file_system.MOVE_FILE,
+    todoist.TASK_DONE,
+    todoist.OPEN_TASKS,
+    todoist.ADD_TASK,
+    todoist.DUE_FIRST,
+    splitwise.ADD_EXPENSE,
+    splitwise.PAID_IN_GROUP,
+    splitwise.SETTLE_UP,
+    several.NOTE_TASK,
+    several.SONG_NOTE,
+    several.PAY_FILE,
+    several.TEXT_TASK,
 )
 UNSEEN: tuple[Scenario, ...] = ()
 CHALLENGE: tuple[Scenario, ...] = (challenge.LIKED_LONGEST, challenge.LIBRARY_COUNT, challenge.ALARM_TIME)

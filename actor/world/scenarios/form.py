@@ -118,6 +118,12 @@ def login(app: str, username: str = "email") -> str:
     )
 
 
+def logins(first: str, second: str, username: str = "email") -> str:
+    """The cell that logs in to two apps with the same words; the second's token is `u`, its username the email."""
+    again = f"u = apis.{second}.login(username=me['email'], password=pw['{second}'])['access_token']"
+    return f"{login(first, username)}\n{again}"
+
+
 def pages(call: str, arguments: str = "") -> str:
     """An expression for every page of a listing; `call` is e.g. "spotify.show_song_library"."""
     return f"[x for i in range(3) for x in apis.{call}(access_token=t, {arguments}page_index=i)]"

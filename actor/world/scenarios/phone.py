@@ -10,7 +10,7 @@ from typing import Any
 from actor.world import people
 from actor.world.people import NOW, Person
 from actor.world.scenarios.form import ANSWER, DONE, Choice, Draft, Row, Scenario, Setting, first_page, login, pages
-from actor.world.scenarios.tests import question
+from actor.world.scenarios.tests import question, touched
 
 LOGIN = login("phone", "$username")
 USERNAME = Choice(right="phone_number", wrong=(("email", 1),), chance=0.9)  # the others are logged into by email
@@ -32,7 +32,7 @@ def texted(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     with test("the text says so"):
         test.case([row.message for row in added], "==", [private_data["message"]])
     with test("a text was sent, nothing else was changed, and the task was completed without an answer"):
-        test.case(models.changed_model_names(), "==", {"phone.GlobalTextMessage", "phone.UserTextMessage"})
+        test.case(touched(models), "==", {"phone.GlobalTextMessage": [1, 0, 0], "phone.UserTextMessage": [2, 0, 0]})
         test.case(json.loads(models.end.supervisor.Task.all()[0].answer), "==", None)
 
 
@@ -131,8 +131,7 @@ def turned_off(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     with test("the alarm is off"):
         test.case([row.label for row in changed if not row.enabled], "==", [private_data["label"]])
     with test("an alarm was turned off, nothing else was changed, and the task was completed without an answer"):
-        test.case([row.enabled for row in changed], "==", [False])
-        test.case(models.changed_model_names(), "==", {"phone.Alarm"})
+        test.case(touched(models), "==", {"phone.Alarm": [0, 1, 0]})
         test.case(json.loads(models.end.supervisor.Task.all()[0].answer), "==", None)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from actor.world import people
 from actor.world.people import NOW
 from actor.world.scenarios.form import ANSWER, DONE, Choice, Draft, Row, Scenario, Setting, login
-from actor.world.scenarios.tests import question
+from actor.world.scenarios.tests import question, touched
 
 LOGIN = login("simple_note")
 FIND = "n = apis.simple_note.search_notes(access_token=t$find)[0]['note_id']"
@@ -38,9 +38,8 @@ def notes(setting: Setting, titles: Sequence[str], contents: Sequence[str]) -> t
 
 
 def _some(rng: random.Random) -> tuple[list[str], list[str]]:
-    """Six titles that share no topic, and six contents."""
-    topics, kinds = rng.sample(people.TOPIC.split(), 6), rng.choices(people.KIND.split(), k=6)
-    return [f"{topic} {kind}" for topic, kind in zip(topics, kinds, strict=True)], people.saying(rng, 6)
+    """Six titles that are alike, and six contents."""
+    return people.alike(rng, 6), people.saying(rng, 6)
 
 
 def _read(rng: random.Random, setting: Setting) -> Draft:
@@ -81,8 +80,7 @@ def pinned(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     with test("the note is pinned"):
         test.case([row.title for row in changed if row.pinned], "==", [private_data["title"]])
     with test("a note was pinned, nothing else was changed, and the task was completed without an answer"):
-        test.case([row.pinned for row in changed], "==", [True])
-        test.case(models.changed_model_names(), "==", {"simple_note.Note"})
+        test.case(touched(models), "==", {"simple_note.Note": [0, 1, 0]})
         test.case(json.loads(models.end.supervisor.Task.all()[0].answer), "==", None)
 
 
@@ -120,8 +118,7 @@ def written(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     with test("there is a new note that says so"):
         test.case([row.content for row in added], "==", [private_data["content"]])
     with test("a note was added, nothing else was changed, and the task was completed without an answer"):
-        test.case(len(added), "==", 1)
-        test.case(models.changed_model_names(), "==", {"simple_note.Note"})
+        test.case(touched(models), "==", {"simple_note.Note": [1, 0, 0]})
         test.case(json.loads(models.end.supervisor.Task.all()[0].answer), "==", None)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from actor.world import people
 from actor.world.people import NOW
 from actor.world.scenarios.form import ANSWER, DONE, Choice, Draft, Row, Scenario, Setting, first_page, login, pages
-from actor.world.scenarios.tests import question
+from actor.world.scenarios.tests import question, touched
 
 LOGIN = login("venmo")
 FIND = "e = apis.venmo.search_friends(access_token=t$find)[0]['email']"
@@ -33,7 +33,19 @@ def paid(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     with test("the payment says what it is for"):
         test.case([row.description for row in added], "==", [private_data["reason"]])
     with test("a payment was made, nothing else was changed, and the task was completed without an answer"):
-        test.case(models.changed_model_names(), "==", {"venmo.Transaction", "venmo.User", "venmo.Notification"})
+        counts = {"Notification": [1, 0, 0], "Transaction": [1, 0, 0], "User": [0, 2, 0]}
+        test.case(touched(models), "==", {f"venmo.{name}": count for name, count in counts.items()})
+        test.case(json.loads(models.end.supervisor.Task.all()[0].answer), "==", None)
+
+
+def paid_plainly(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
+    added, _, _ = models.changed_records("venmo.Transaction")
+    with test("that amount went to that person"):
+        sent = [(row.receiver_id, row.amount) for row in added]
+        test.case(sent, "==", [(private_data["friend_id"], private_data["amount"])])
+    with test("a payment was made, nothing else was changed, and the task was completed without an answer"):
+        counts = {"Notification": [1, 0, 0], "Transaction": [1, 0, 0], "User": [0, 2, 0]}
+        test.case(touched(models), "==", {f"venmo.{name}": count for name, count in counts.items()})
         test.case(json.loads(models.end.supervisor.Task.all()[0].answer), "==", None)
 
 
@@ -62,7 +74,7 @@ def requested(*, test: Any, private_data: Any, models: Any, **_: Any) -> None:
     with test("the request says what it is for"):
         test.case([row.description for row in added], "==", [private_data["reason"]])
     with test("a request was made, nothing else was changed, and the task was completed without an answer"):
-        test.case(models.changed_model_names(), "==", {"venmo.PaymentRequest", "venmo.Notification"})
+        test.case(touched(models), "==", {"venmo.Notification": [1, 0, 0], "venmo.PaymentRequest": [1, 0, 0]})
         test.case(json.loads(models.end.supervisor.Task.all()[0].answer), "==", None)
 
 

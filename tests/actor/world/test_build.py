@@ -11,6 +11,7 @@ import pytest
 from actor.world import build as building
 from actor.world import people, relay
 from actor.world.build import BuildArguments, build, check_world, world_hash
+from actor.world.scenarios import CHALLENGE, TRAIN, UNSEEN
 from common.errors import RunError, UsageError
 
 
@@ -18,10 +19,10 @@ def test_data_sets_and_tasks_agree(world_root):
     data = world_root / "episode" / "data"
     ids = {file.stem: file.read_text().split() for file in (data / "datasets").glob("*.txt")}
     assert {name: len(found) for name, found in ids.items()} == {
-        "train": 56,
-        "dev": 14,
-        "test_normal": 14,
-        "test_challenge": 3,
+        "train": 4 * len(TRAIN),
+        "dev": len(TRAIN),
+        "test_normal": len(TRAIN + UNSEEN),
+        "test_challenge": len(CHALLENGE),
     }
     assert sorted(chain(*ids.values())) == sorted(folder.name for folder in (data / "tasks").iterdir())
 
