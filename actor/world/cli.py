@@ -2,6 +2,7 @@
 
 loop world install       makes AppWorld's virtualenv below the cache folder
 loop world build         makes and verifies a data root below the cache folder, and says where it is
+loop world verify        tries every task in many ways: its solution must pass, all others must fail
 loop world show [TASK]   prints a task, or the table of all scenarios
 loop world tasks         lists the task ids of a data set, of some difficulties
 loop world demonstrate   plays noisy demonstrations of train tasks, for the warm start
@@ -37,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
     build.add_argument(
         "--seed", type=_count, default=1, metavar="N", help="every random choice comes from it (default 1)"
     )
+    verify = commands.add_parser("verify", help="try every task: its solution, nothing, wrong ways, damage beside it")
+    verify.add_argument("--dataset", metavar="NAME", help="one data set alone, e.g. test_challenge (default: all)")
     show = commands.add_parser("show", help="print a task, or without one the table of all scenarios")
     show.add_argument("task", nargs="?", metavar="TASK", help="a task id, e.g. likeSong_3")
     tasks = commands.add_parser("tasks", help="list the task ids of a data set, one a line")
@@ -48,14 +51,14 @@ def main(argv: Sequence[str]) -> int:
     demonstrate.add_argument("--count", type=_count, default=2000, metavar="N", help="how many (default 2000)")
     demonstrate.add_argument("--seed", type=_count, default=1, metavar="N", help="seed of the draws (default 1)")
     demonstrate.add_argument("--graded", action="store_true", help="grade each with its task's tests as well")
-    for command in (show, tasks, demonstrate):
+    for command in (verify, show, tasks, demonstrate):
         command.add_argument(
             "--root",
             type=Path,
             metavar="FOLDER",
             help="a data root, or AppWorld's own data (default: APPWORLD_ROOT, else the built world)",
         )
-    for command in (install, build, show, tasks, demonstrate):
+    for command in (install, build, verify, show, tasks, demonstrate):
         command.add_argument("--json", **as_json)  # type: ignore[arg-type]
     words = parser.parse_args(argv)
     return RUN[words.command](words)
@@ -115,6 +118,16 @@ def _build(words: argparse.Namespace) -> int:
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
     _say(words, {"root": str(root), "tasks": counts}, f"{root}: {told} tasks, all verified")
     return 0
+
+
+def _verify(words: argparse.Namespace) -> int:
+    from actor.world.root import choose_root  # noqa: PLC0415
+    from actor.world.verify_report import print_report, verify_root  # noqa: PLC0415
+
+    _log()
+    report = verify_root(choose_root(words.root), words.dataset)
+    _say(words, report, None) if words.json else print_report(report)
+    return 1 if report["wrong"] else 0
 
 
 def _show(words: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@
 
 Flows in: a folder that exists and is empty, the arguments as JSON. Flows out: `FOLDER/full/data` and JSON lines of
 progress on standard output, e.g. {"event": "tasks_graded", "done": 50, "of": 560, "seconds": 41.2}. Each task is
-verified through the engine: the reference solution passes, a no-op fails.
+verified through the engine: the reference solution passes; a no-op, a wrong way and damage beside it fail.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from actor.world import engine, people, task_files, verify
+from actor.world import engine, people, task_files, verify, ways
 from actor.world.plan import DATASETS, Planned, plan
 from actor.world.share import say, share
 
@@ -31,11 +31,15 @@ def generate(folder: Path, seed: int, sizes: dict[str, int], workers: int) -> No
 
     def write(task: Planned) -> None:
         task_files.write_task(data, base, task.task_id, scenario=task.scenario, draft=task.draft, me=task.me)
+        ways.store_form(data / "tasks" / task.task_id, task.scenario)
 
     say("base_written", tasks=len(tasks))
     share("tasks_written", tasks, workers, write)
-    for task, cells in zip(tasks, verify.verify(tasks, workers), strict=True):
-        verify.store_solution(data / "tasks" / task.task_id, cells)
+    for finding in verify.verify(data, [task.task_id for task in tasks], workers, verify.AT_BUILD):
+        if (wrong := verify.complaint(finding)) is not None:
+            raise RuntimeError(wrong)
+        cells = [turn["code"] for turn in finding["trials"][0]["turns"]]
+        ways.store_solution(data / "tasks" / finding["task_id"], cells)
     say("world_written", tasks=len(tasks))
 
 

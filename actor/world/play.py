@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actor.world import engine, grade, verify
+from actor.world import engine, grade, rehearse
 from actor.world.scenarios import TRAIN
 from actor.world.scenarios.form import GIVE_UP, Scenario
 from actor.world.share import in_child, say, share
@@ -28,6 +28,7 @@ from actor.world.share import in_child, say, share
 STOP_EARLY = 0.08  # share of episodes that give up before their end
 TRY_AGAIN = 0.45  # share of failed cells that are tried again, with the right options; else the episode is given up
 MOST_TURNS = 7
+COLLECT_EVERY = 32  # tasks between two full collections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Improviser:
         """The code of the next turn, or None at the end. `seen` is what the last one printed."""
         if self.over or turn == MOST_TURNS:
             return None
-        if turn and seen.startswith("Execution failed."):
+        if turn and seen.startswith(rehearse.FAILED):
             if self.rng.random() >= TRY_AGAIN:
                 return self._give_up()
             self.options, self.right = self.scenario.right(), False
@@ -98,12 +99,12 @@ def play(root: Path, out: Path, *, count: int, seed: int, workers: int, grade: b
 
 def _play_all(data: Path, jobs: Sequence[tuple[str, list[str]]], workers: int) -> list[list[dict[str, Any]]]:
     scenarios = {scenario.name: scenario for scenario in TRAIN}
-    verify.warm_engine(jobs[0][0])
+    rehearse.warm_engine(jobs[0][0])
     opened = itertools.count(1)
 
     def play_task(job: tuple[str, list[str]]) -> list[dict[str, Any]]:
         task_id, seeds = job
-        if next(opened) % verify.COLLECT_EVERY == 0:
+        if next(opened) % COLLECT_EVERY == 0:
             gc.collect()
         folder = data / "tasks" / task_id
         specs = json.loads((folder / "specs.json").read_text())
@@ -117,7 +118,7 @@ def _play_all(data: Path, jobs: Sequence[tuple[str, list[str]]], workers: int) -
             "instruction": specs["instruction"],
             "supervisor": specs["supervisor"],
         }
-        records = [{**told, **record, "success": None} for record in verify.play(template, players)]
+        records = [{**told, **record, "success": None} for record in rehearse.play(template, players)]
         template.close()
         return records
 

@@ -1,8 +1,11 @@
-"""Verifies tasks through the engine: plays them in forked worlds, grades what was left. Runs in AppWorld's virtualenv.
+"""Verifies tasks through the engine: tries each in many ways, grades what was left. Runs in AppWorld's virtualenv.
 
-Flows in: planned tasks whose folders are written. Flows out: the reference solution of each as it was played, or a
-RuntimeError for the first task whose reference solution does not pass or of which a no-op passes a test.
-Playing and grading patch the engine differently, so each is a process of its own.
+    PYTHONHASHSEED=0 PYTHON -m actor.world.verify ROOT OUT '{"task_ids": ["likeSong_1"], "workers": 2}'
+
+Flows in: a data root and task ids. Flows out: per task a `Finding`, in OUT as JSON, and progress as JSON lines on
+standard output. The solution must pass all tests, doing nothing none that says "no_op_fail", and neither a wrong way
+nor damage beside the solution may pass all. Playing and grading patch the engine differently, so each is a process of
+its own.
 """
 
 from __future__ import annotations
@@ -10,159 +13,162 @@ from __future__ import annotations
 import gc
 import itertools
 import json
-import random
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
-from actor.world import engine, grade, warm
-from actor.world.plan import Planned
-from actor.world.share import in_child, share
+from actor.world import engine, grade
+from actor.world.rehearse import FAILED, play, warm_engine
+from actor.world.share import in_child, say, share
+from actor.world.ways import Way, read_subject, ways
 
+ACCOUNTS = ("supervisor", "show_account_passwords")
 COLLECT_EVERY = 32  # tasks between two full collections
-NO_OP = "apis.supervisor.complete_task()"
+EVERYTHING = {"wrong": None, "own": 3, "other": 1}  # what `loop world verify` tries
+AT_BUILD = {"wrong": 0, "own": 0, "other": 0}  # what `loop world build` tries of each task
+Trial = dict[str, Any]  # kind, what, turns, changes; graded: success, passes, failures
+Finding = dict[str, Any]  # task_id, trials; broken: why it could not be tried
 
 
-def verify(tasks: Sequence[Planned], workers: int) -> list[list[str]]:
-    """The reference solution's cells of every task. RuntimeError names a task that is not as it must be."""
-    played = in_child(lambda: _play_all(tasks, workers))
-    graded = in_child(lambda: _grade_all(tasks, played, workers))
-    for task, play, (reference, *no_ops) in zip(tasks, played, graded, strict=True):
-        if not reference["success"]:
-            failed = [failure["requirement"] for failure in reference["failures"]]
-            seen = [turn["observation"] for turn in play["turns"]]
-            raise RuntimeError(f"the reference solution of {task.task_id} fails {failed}; it observed {seen}"[:2000])
-        for verdict in no_ops:
-            if verdict["passes"]:
-                earned = [passed["requirement"] for passed in verdict["passes"]]
-                raise RuntimeError(f"doing nothing in {task.task_id} passes {earned}")
-    return [[turn["code"] for turn in play["turns"]] for play in played]
+def verify(data: Path, task_ids: Sequence[str], workers: int, trying: Mapping[str, int | None]) -> list[Finding]:
+    """What was found of each task. A task that cannot be opened, played or graded says so in `broken`."""
+    played = in_child(lambda: _play_all(data, task_ids, workers, trying))
+    graded = in_child(lambda: _grade_all(played, workers))
+    return [_found(play, verdicts) for play, verdicts in zip(played, graded, strict=True)]
 
 
-def _play_all(tasks: Sequence[Planned], workers: int) -> list[dict[str, Any]]:
-    warm_engine(tasks[0].task_id)
+def complaint(finding: Finding) -> str | None:
+    """What is not as it must be with a task, in one line that names task and requirement; None when all is well."""
+    task_id = finding["task_id"]
+    if "broken" in finding:
+        return f"{task_id} cannot be verified: {finding['broken']}"
+    for trial in finding["trials"]:
+        if trial["as_it_must"]:
+            continue
+        if trial["kind"] == "solution":
+            seen = [turn["observation"] for turn in trial["turns"]]
+            return f"the reference solution of {task_id} fails {trial['failures']}; it observed {seen}"[:2000]
+        if trial["kind"] == "no-op":
+            return f"doing nothing in {task_id} passes {trial['passes']}"
+        if trial["kind"] == "wrong":
+            return f"a wrong way passes all tests of {task_id}: {trial['what']}"
+        return f"collateral damage passes all tests of {task_id}: {trial['what']}"
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ playing
+
+
+def _play_all(
+    data: Path, task_ids: Sequence[str], workers: int, trying: Mapping[str, int | None]
+) -> list[dict[str, Any]]:
+    warm_engine(task_ids[0])
     count = itertools.count(1)
 
-    def play_task(task: Planned) -> dict[str, Any]:
+    def play_task(task_id: str) -> dict[str, Any]:
         if next(count) % COLLECT_EVERY == 0:
             gc.collect()
-        template = engine.Template(task.task_id)
-        reference, no_op = play(template, [Reference(task), NoOp()])
+        try:
+            return {"task_id": task_id, "trials": _try(data / "tasks" / task_id, trying)}
+        except Exception as error:  # noqa: BLE001 - what is broken about one task is a finding, and the others go on
+            return {"task_id": task_id, "broken": _told(error)}
+
+    return share("tasks_played", task_ids, workers, play_task)
+
+
+def _try(task: Path, trying: Mapping[str, Any]) -> list[Trial]:
+    template = engine.Template(task.name)
+    try:
+        accounts = in_child(lambda: [row["account_name"] for row in template.world.requester.request(*ACCOUNTS)])
+        tried = ways(read_subject(task, accounts), **trying)
+        records = play(template, [way.player for way in tried])
+    finally:
         template.close()
-        return {"turns": reference["turns"], "changes": reference["changes"], "no_op": no_op["changes"]}
-
-    return share("tasks_played", tasks, workers, play_task)
+    return [_trial(way, record) for way, record in zip(tried, records, strict=True)]
 
 
-def warm_engine(task_id: str) -> None:
-    """Imports and patches the engine in this process, for playing, and builds what all worlds share."""
-    engine.accelerate()
-    warm.warm_up(task_id)
-    engine.settle()
+def _trial(way: Way, record: dict[str, Any]) -> Trial:
+    failed = any(turn["observation"].startswith(FAILED) for turn in record["turns"])
+    kept = record["turns"] if way.kind == "solution" else []
+    return {"kind": way.kind, "what": way.what, "failed": failed, "turns": kept, "changes": record["changes"]}
 
 
-class Player(Protocol):
-    """Decides an episode's cells as it goes."""
-
-    right: bool
-
-    def next_cell(self, turn: int, seen: str) -> str | None:
-        """The code of turn `turn`, or None at the end. `seen` is the last observation."""
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
 
 
-class Reference:
-    """Plays the reference solution of one task."""
-
-    right = True
-
-    def __init__(self, task: Planned) -> None:
-        self.scenario, self.values = task.scenario, task.draft.values
-
-    def next_cell(self, turn: int, seen: str) -> str | None:
-        if turn == len(self.scenario.cells):
-            return None
-        return self.scenario.code(turn, self.scenario.right(), self.values, seen)
+# ------------------------------------------------------------------------------------------------ grading
 
 
-class NoOp:
-    """Says at once that the task is done."""
-
-    right = False
-
-    def next_cell(self, turn: int, seen: str) -> str | None:
-        del seen
-        return NO_OP if turn == 0 else None
-
-
-def play(template: engine.Template, players: Sequence[Player]) -> list[dict[str, Any]]:
-    """Plays one episode per player: turns, and the database changes that each left.
-
-    Episodes that begin alike are one process until they part, so a log-in that all share is run once.
-    """
-
-    def begin() -> dict[str, Any]:
-        template.adopt()
-        return _play_on(template, dict(enumerate(players)), [])
-
-    records = in_child(begin)
-    return [records[str(number)] for number in range(len(players))]
-
-
-def _play_on(
-    template: engine.Template, players: Mapping[int, Player], turns: list[dict[str, str]]
-) -> dict[str, dict[str, Any]]:
-    """From here on: the last of the ways that players take in this process, the others in forked ones."""
-    records: dict[str, dict[str, Any]] = {}
-    while players:
-        seen = turns[-1]["observation"] if turns else ""
-        ways: dict[str, dict[int, Player]] = {}
-        ended: dict[int, Player] = {}
-        for number, player in players.items():
-            code = player.next_cell(len(turns), seen)
-            (ended if code is None else ways.setdefault(code, {}))[number] = player
-        if ended:
-            left = {"turns": turns, "changes": in_child(partial(_changes, template)) if ways else _changes(template)}
-            records |= {str(number): {**left, "right": player.right} for number, player in ended.items()}
-        state, players = random.getstate(), {}
-        for number, (code, group) in enumerate(ways.items(), start=1):
-            if number < len(ways):
-                records |= in_child(partial(_part, template, group, turns, code, state))
-            else:
-                players, turns = group, [*turns, _turn(template, code)]
-    return records
-
-
-def _changes(template: engine.Template) -> list[dict[str, Any]]:
-    changes = template.new_changes()
-    return [changes] if changes else []
-
-
-def _part(
-    template: engine.Template, players: Mapping[int, Player], turns: list[dict[str, str]], code: str, state: Any
-) -> dict[str, dict[str, Any]]:
-    random.setstate(state)  # a forked child is reseeded, which would break the engine's seed
-    return _play_on(template, players, [*turns, _turn(template, code)])
-
-
-def _turn(template: engine.Template, code: str) -> dict[str, str]:
-    observation, _ = template.execute(code)
-    return {"code": code, "observation": observation}
-
-
-def _grade_all(tasks: Sequence[Planned], played: Sequence[dict[str, Any]], workers: int) -> list[list[dict[str, Any]]]:
+def _grade_all(played: Sequence[dict[str, Any]], workers: int) -> list[dict[str, Any]]:
     engine.accelerate_grading()
     grade.quicken_switches()
 
-    def verdicts(item: tuple[Planned, dict[str, Any]]) -> list[dict[str, Any]]:
-        task, play = item
-        graded = grade.GradedTask(task.task_id)
-        found = [graded.grade(play["changes"]), graded.grade([]), graded.grade(play["no_op"])]
-        graded.close()
-        return found
+    def verdicts(play: dict[str, Any]) -> dict[str, Any]:
+        if "broken" in play:
+            return {}
+        try:
+            graded = grade.GradedTask(play["task_id"])
+            try:
+                found = [graded.grade(trial["changes"]) for trial in play["trials"]]
+                return {"untouched": graded.grade([]), "verdicts": found}
+            finally:
+                graded.close()
+        except Exception as error:  # noqa: BLE001 - broken tests are a finding, and the other tasks go on
+            return {"broken": _told(error)}
 
-    return share("tasks_graded", list(zip(tasks, played, strict=True)), workers, verdicts)
+    return share("tasks_graded", played, workers, verdicts)
 
 
-def store_solution(folder: Any, cells: Sequence[str]) -> None:
-    """Beside the tests, where no episode sees it: the cells of the reference solution."""
-    (folder / "ground_truth" / "solution.json").write_text(json.dumps({"cells": list(cells)}))
+def _found(play: dict[str, Any], graded: dict[str, Any]) -> Finding:
+    if "broken" in play or "broken" in graded:
+        return {"task_id": play["task_id"], "broken": play.get("broken") or graded["broken"]}
+    trials = [_judged(trial, verdict) for trial, verdict in zip(play["trials"], graded["verdicts"], strict=True)]
+    trials.append(_judged({"kind": "no-op", "what": "does nothing at all", "turns": []}, graded["untouched"]))
+    solution = next((trial for trial in trials if trial["kind"] == "solution"), None)
+    for trial in trials:
+        if trial["kind"] == "collateral":  # nothing was there to damage, or it was not allowed: it says nothing
+            trial["idle"] = trial["failed"] or solution is None or _extent(trial) <= _extent(solution)
+            trial["as_it_must"] |= trial["idle"]
+    kept = ("kind", "what", "turns", "success", "passes", "failures", "idle", "as_it_must")
+    trials = [{key: trial[key] for key in kept if key in trial} for trial in trials]
+    return {"task_id": play["task_id"], "trials": trials}
+
+
+def _judged(trial: Trial, verdict: dict[str, Any]) -> Trial:
+    earned = [one["requirement"] for one in verdict["passes"] if one["label"] != "no_op_pass"]
+    if trial["kind"] == "solution":
+        well = bool(verdict["success"])
+    elif trial["kind"] == "no-op":
+        well = not verdict["success"] and not earned
+    else:
+        well = not verdict["success"]
+    failures = [one["requirement"] for one in verdict["failures"]]
+    return {**trial, "success": bool(verdict["success"]), "passes": earned, "failures": failures, "as_it_must": well}
+
+
+def _extent(trial: Trial) -> int:
+    """How many statements changed a database."""
+    return sum(len(statements) for turn in trial["changes"] for statements in turn["changes"].values())
+
+
+def main(argv: Sequence[str]) -> int:
+    """Verifies what it is told to, in the root's side that holds the tests."""
+    root, out, arguments = Path(argv[0]), Path(argv[1]), json.loads(argv[2])
+    with tempfile.TemporaryDirectory() as scratch:
+        engine.set_paths(root / "full", Path(scratch))
+        try:
+            data = root / "full" / "data"
+            findings = verify(data, arguments["task_ids"], arguments["workers"], EVERYTHING)
+        except RuntimeError as error:
+            say("failed", reason=str(error))
+            return 1
+    out.write_text(json.dumps(findings))
+    say("tasks_verified", tasks=len(findings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
