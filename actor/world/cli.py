@@ -173,4 +173,11 @@ def _say(words: argparse.Namespace, facts: dict[str, object], text: str | None) 
     print(json.dumps(facts) if words.json else text)  # noqa: T201 - the command's result
 
 
-RUN = {"install": _install, "build": _build, "show": _show, "tasks": _tasks, "demonstrate": _demonstrate}
+RUN = {
+    "install": _install,
+    "build": _build,
+    "verify": _verify,
+    "show": _show,
+    "tasks": _tasks,
+    "demonstrate": _demonstrate,
+}

@@ -14,6 +14,7 @@ from typing import Any
 
 from actor.world import relay
 from actor.world.install import appworld_python
+from actor.world.root import dataset_ids
 from actor.world.show import task_ids
 from common.errors import UsageError
 
@@ -29,13 +30,10 @@ def verify_root(root: Path, dataset: str | None = None) -> Report:
     `wrong`: what is not as it must be, each with task_id, kind, what, passes, failures; `unverified`: what could not be
     told, each with reason and number of tasks. UsageError: there is no such data set. RunError: the engine failed.
     """
-    by_dataset = task_ids(root)
-    if dataset is not None and dataset not in by_dataset:
-        raise UsageError(f"--dataset {dataset}: {root} has no such data set; it has {', '.join(by_dataset)}")
-    chosen = by_dataset if dataset is None else {dataset: by_dataset[dataset]}
-    ids = list(dict.fromkeys(task_id for found in chosen.values() for task_id in found))
+    datasets = [dataset] if dataset is not None else [name for name, ids in task_ids(root).items() if ids]
+    ids = list(dict.fromkeys(task_id for name in datasets for task_id in dataset_ids(root, name)))
     if not ids:
-        raise UsageError(f"{root} has no task to verify{'' if dataset is None else f' in {dataset}'}")
+        raise UsageError(f"{root} has no data set with a task to verify")
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "findings.json"
