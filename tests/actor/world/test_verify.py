@@ -62,7 +62,7 @@ def plant(python, folder, *, trying, train):
     (folder / "weak.py").write_text(WEAK_TESTS)
     world = folder / "world"
     world.mkdir()
-    sizes = {"train": train, "dev": 0, "test_normal": 0, "test_challenge": 0}
+    sizes = {"train": train, "dev": 0, "test_normal": 0, "unseen": 0, "test_challenge": 0}
     request = json.dumps({"seed": 1, "sizes": sizes, "workers": 2})
     return world, subprocess.run(
         [python, "-c", PLANT, world, request, json.dumps(trying)],
