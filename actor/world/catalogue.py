@@ -19,6 +19,7 @@ OLD_COSTS = (("cleaning", 30), ("repairs", 60))
 # ids of what a task adds begin after the base's: the engine counts on by itself
 FIRST_PROJECT = PEOPLE + SUPERVISORS + 1
 FIRST_GROUP = SUPERVISORS + 1
+FIRST_MAIL = len(OLD_MAILS) * SUPERVISORS + 1
 FIRST_EXPENSE = len(OLD_COSTS) * SUPERVISORS + 1
 
 

@@ -7,8 +7,9 @@ train lacks; `CHALLENGE` needs one.
 from __future__ import annotations
 
 from actor.world.scenarios import (
-    challenge,
+    amazon,
     file_system,
+    gmail,
     phone,
     several,
     simple_note,
@@ -16,6 +17,7 @@ from actor.world.scenarios import (
     spotify,
     supervisor,
     todoist,
+    unseen,
     venmo,
 )
 from actor.world.scenarios.form import Scenario
@@ -50,5 +52,23 @@ TRAIN: tuple[Scenario, ...] = (
     several.PAY_FILE,
     several.TEXT_TASK,
 )
-UNSEEN: tuple[Scenario, ...] = ()
-CHALLENGE: tuple[Scenario, ...] = (challenge.LIKED_LONGEST, challenge.LIBRARY_COUNT, challenge.ALARM_TIME)
+UNSEEN: tuple[Scenario, ...] = (
+    unseen.LIKED_LONGEST,
+    unseen.LIBRARY_COUNT,
+    unseen.ALARM_TIME,
+    unseen.DUE_LAST,
+    unseen.PAID_TIMES,
+    unseen.FILE_NOTE,
+)
+CHALLENGE: tuple[Scenario, ...] = (
+    amazon.WISH_DEAREST,
+    amazon.ORDER_SPENT,
+    amazon.ADD_TO_CART,
+    amazon.WISH_TO_CART,
+    amazon.ASK_NOTE,
+    gmail.LAST_MAIL,
+    gmail.STAR_MAIL,
+    gmail.LABEL_COUNT,
+    gmail.SEND_DRAFT,
+    gmail.MAIL_NOTE,
+)
