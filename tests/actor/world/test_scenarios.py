@@ -78,6 +78,31 @@ def test_training_holds_what_the_issue_asks_of_it():
     assert len(several) >= 4
 
 
+def test_what_only_test_normal_asks_needs_no_app_that_training_lacks():
+    trained = {app for scenario in TRAIN for app in apps_used(scenario)}
+    used = {scenario.name: set(apps_used(scenario)) for scenario in UNSEEN}
+    assert len(used) >= 6
+    assert {name for name, apps in used.items() if not apps <= trained} == set()
+    assert any(len(apps) > 1 for apps in used.values())
+
+
+def test_whatever_test_challenge_asks_needs_an_app_that_training_lacks():
+    trained = {app for scenario in TRAIN for app in apps_used(scenario)}
+    used = {scenario.name: set(apps_used(scenario)) for scenario in CHALLENGE}
+    assert len(used) >= 8
+    assert {name for name, apps in used.items() if apps <= trained} == set()
+    assert {app for apps in used.values() for app in apps} - trained == {"amazon", "gmail"}
+    several = {name for name, apps in used.items() if len(apps) > 1}
+    assert several == {scenario.name for scenario in CHALLENGE if scenario.difficulty == 3}
+    assert len(several) >= 2
+
+
+def test_all_nine_apps_and_at_least_forty_scenarios_are_asked_about():
+    every = TRAIN + UNSEEN + CHALLENGE
+    assert {app for scenario in every for app in apps_used(scenario)} == set(ACCOUNTS)
+    assert len(every) >= 40
+
+
 def test_no_name_is_used_twice():
     names = [scenario.name for scenario in TRAIN + UNSEEN + CHALLENGE]
     assert len(set(names)) == len(names)

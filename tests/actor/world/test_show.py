@@ -54,7 +54,7 @@ def test_without_a_task_the_scenarios_are_listed(world_root):
     facts = {fact["scenario"]: fact for fact in show.scenario_facts(world_root)}
     assert len(facts) == len(TRAIN + UNSEEN + CHALLENGE)
     assert facts["likeSong"]["tasks"] == {"train": 4, "dev": 1, "test_normal": 1, "test_challenge": 0}
-    assert facts["alarmTime"]["tasks"]["test_challenge"] == 1
+    assert facts["alarmTime"]["tasks"]["test_normal"] == 1
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_one(world_root):
