@@ -13,7 +13,6 @@ from typing import Any
 
 from actor.world import people
 from actor.world.people import NOW, Product
-from actor.world.scenarios import simple_note
 from actor.world.scenarios.form import (
     ANSWER,
     DONE,
@@ -27,6 +26,8 @@ from actor.world.scenarios.form import (
     logins,
     pages,
 )
+from actor.world.scenarios.simple_note import FIND as FIND_NOTE
+from actor.world.scenarios.simple_note import notes
 from actor.world.scenarios.tests import question, touched
 
 LOGIN = login("amazon")
@@ -194,7 +195,7 @@ def _to_ask(rng: random.Random, setting: Setting) -> Draft:
     asked = rng.randrange(1, 6)
     return Draft(
         values={"product": product.name, "note": titles[asked]},
-        rows=simple_note.notes(setting, titles, contents),
+        rows=notes(setting, titles, contents),
         private={"product_id": product.id, "question": contents[asked]},
     )
 
@@ -216,7 +217,7 @@ ASK_NOTE = Scenario(
     instruction="Post what my note '$note' in SimpleNote says as a question about the product '$product' on Amazon.",
     cells=(
         logins("simple_note", "amazon"),
-        f"{simple_note.FIND}\nx = apis.simple_note.show_note(note_id=n, access_token=t)['content']",
+        f"{FIND_NOTE}\nx = apis.simple_note.show_note(note_id=n, access_token=t)['content']",
         f"{FIND}\napis.amazon.write_product_question(product_id=n, question=x, access_token=u)\n{DONE}",
     ),
     choices={

@@ -14,7 +14,6 @@ from typing import Any
 from actor.world import people
 from actor.world.catalogue import FIRST_MAIL
 from actor.world.people import NOW, Person
-from actor.world.scenarios import simple_note
 from actor.world.scenarios.form import (
     ANSWER,
     DONE,
@@ -28,6 +27,8 @@ from actor.world.scenarios.form import (
     logins,
     pages,
 )
+from actor.world.scenarios.simple_note import FIND as FIND_NOTE
+from actor.world.scenarios.simple_note import notes
 from actor.world.scenarios.tests import question, touched
 
 LOGIN = login("gmail")
@@ -220,7 +221,7 @@ def _to_mail(rng: random.Random, setting: Setting) -> Draft:
     subject = rng.choice(people.REASON.split())
     return Draft(
         values={"name": friend.name, "subject": subject, "note": titles[asked]},
-        rows=simple_note.notes(setting, titles, contents),
+        rows=notes(setting, titles, contents),
         private={"recipient_ids": [friend.id], "subject": subject, "body": contents[asked]},
     )
 
@@ -244,7 +245,7 @@ MAIL_NOTE = Scenario(
     instruction="Email '$name' on Gmail what my note '$note' in SimpleNote says, with the subject '$subject'.",
     cells=(
         logins("simple_note", "gmail"),
-        f"{simple_note.FIND}\nx = apis.simple_note.show_note(note_id=n, access_token=t)['content']",
+        f"{FIND_NOTE}\nx = apis.simple_note.show_note(note_id=n, access_token=t)['content']",
         f"{FIND}\napis.gmail.$verb=[e], subject='$subject', body=x, access_token=u)\n{DONE}",
     ),
     choices={

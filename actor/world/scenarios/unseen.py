@@ -6,13 +6,21 @@ import random
 
 from actor.world import people
 from actor.world.catalogue import FIRST_GROUP
-from actor.world.scenarios import file_system, simple_note, splitwise, todoist
+from actor.world.scenarios.file_system import FIND as FIND_FILE
+from actor.world.scenarios.file_system import NAMED, NAMED_LIKE, READ, filed
 from actor.world.scenarios.form import ANSWER, DONE, Choice, Draft, Scenario, Setting, first_page, logins, pages
 from actor.world.scenarios.phone import LOGIN as PHONE_LOGIN
 from actor.world.scenarios.phone import USERNAME, alarms
+from actor.world.scenarios.simple_note import notes, written
+from actor.world.scenarios.splitwise import FIND as FIND_GROUP
+from actor.world.scenarios.splitwise import LOGIN as SPLITWISE_LOGIN
+from actor.world.scenarios.splitwise import SPENT, expense, groups
 from actor.world.scenarios.spotify import LOGIN as SPOTIFY_LOGIN
 from actor.world.scenarios.spotify import PAGE, library, likes
 from actor.world.scenarios.tests import question
+from actor.world.scenarios.todoist import FIND as FIND_PROJECT
+from actor.world.scenarios.todoist import LOGIN as TODOIST_LOGIN
+from actor.world.scenarios.todoist import TASKS, planned
 
 
 def _longest_liked(rng: random.Random, setting: Setting) -> Draft:
@@ -89,7 +97,7 @@ ALARM_TIME = Scenario(
 
 def _due(rng: random.Random, setting: Setting) -> Draft:
     asked = rng.randrange(1, 4)
-    rows, names, titles = todoist.planned(rng, setting, 4, asked)
+    rows, names, titles = planned(rng, setting, 4, asked)
     return Draft(values={"project": names[asked]}, rows=rows, answer=titles[-1], private={"candidates": titles})
 
 
@@ -98,9 +106,9 @@ DUE_LAST = Scenario(
     difficulty=2,
     instruction="Which task of my Todoist project '$project' is due last?",
     cells=(
-        todoist.LOGIN,
-        todoist.FIND,
-        f"{todoist.TASKS}\nprint($pick(s, key=lambda x: x['due_date'])['title'])",
+        TODOIST_LOGIN,
+        FIND_PROJECT,
+        f"{TASKS}\nprint($pick(s, key=lambda x: x['due_date'])['title'])",
         ANSWER,
     ),
     choices={
@@ -113,7 +121,7 @@ DUE_LAST = Scenario(
 
 
 def _times(rng: random.Random, setting: Setting) -> Draft:
-    rows, names, members = splitwise.groups(rng, setting)
+    rows, names, members = groups(rng, setting)
     asked = rng.randrange(4)
     everybody = (setting.me, *members[asked])
     friend, others = members[asked][0], (setting.me, *members[asked][1:])
@@ -123,7 +131,7 @@ def _times(rng: random.Random, setting: Setting) -> Draft:
     spent = [
         row
         for number, payer in enumerate(payers)
-        for row in splitwise.expense(
+        for row in expense(
             number, FIRST_GROUP + asked, payer, everybody, (rng.choice((4, 8, 12, 16, 20)), rng.choice(reasons))
         )
     ]
@@ -140,15 +148,15 @@ PAID_TIMES = Scenario(
     difficulty=2,
     instruction="How many expenses has '$name' paid in my Splitwise group '$group'?",
     cells=(
-        splitwise.LOGIN,
-        splitwise.FIND,
+        SPLITWISE_LOGIN,
+        FIND_GROUP,
         "n = g['group_id']\ns = $read\nprint(len([x for x in s$who]))",
         ANSWER,
     ),
     choices={
         "read": Choice(
-            right=pages(splitwise.SPENT, "group_id=n, "),
-            wrong=((first_page(splitwise.SPENT, "group_id=n, "), 1),),
+            right=pages(SPENT, "group_id=n, "),
+            wrong=((first_page(SPENT, "group_id=n, "), 1),),
             chance=0.7,
         ),
         "who": Choice(right=" if x['payer']['name'] == '$name'", wrong=(("", 1),), chance=0.7),
@@ -160,11 +168,11 @@ PAID_TIMES = Scenario(
 
 def _file_to_note(rng: random.Random, setting: Setting) -> Draft:
     contents = people.saying(rng, 6)
-    rows, asked, _ = file_system.filed(rng, setting, contents)
+    rows, asked, _ = filed(rng, setting, contents)
     title, *titles = people.alike(rng, 4)
     return Draft(
         values={"file": asked, "title": title},
-        rows=(*rows, *simple_note.notes(setting, titles, people.saying(rng, 3))),
+        rows=(*rows, *notes(setting, titles, people.saying(rng, 3))),
         private={"title": title, "content": contents[0]},
     )
 
@@ -175,13 +183,13 @@ FILE_NOTE = Scenario(
     instruction="Write a new note '$title' in SimpleNote that says what my file '$file' says.",
     cells=(
         logins("file_system", "simple_note"),
-        f"{file_system.FIND}\nx = {file_system.READ}",
+        f"{FIND_FILE}\nx = {READ}",
         f"apis.simple_note.create_note(title='$title', $what, access_token=u)\n{DONE}",
     ),
     choices={
-        "find": Choice(right=file_system.NAMED, wrong=((file_system.NAMED_LIKE, 1),), chance=0.6),
+        "find": Choice(right=NAMED, wrong=((NAMED_LIKE, 1),), chance=0.6),
         "what": Choice(right="content=x", wrong=(("content=''", 1),), chance=0.8),
     },
     draft=_file_to_note,
-    evaluate=simple_note.written,
+    evaluate=written,
 )
