@@ -64,15 +64,19 @@ def planned(
     rng: random.Random, setting: Setting, count: int, asked: int
 ) -> tuple[tuple[Row, ...], list[str], list[str]]:
     """`count` projects of five tasks each, none of them done: rows, names, titles of the asked one, by due date."""
-    names, found = people.alike(rng, count), list[str]()
+    names, first, found = people.alike(rng, count), list[str](), list[str]()
     rows: tuple[Row, ...] = ()
     for number in range(count):
         titles, days = people.sayings_alike(rng, 5), rng.sample(range(1, 60), 5)
         if days[0] == min(days):  # the one listed first is never due first
             days.reverse()
         rows += tasks(setting, FIRST_PROJECT + number, titles, [False] * 5, days)
+        due = [title for _, title in sorted(zip(days, titles, strict=True))]
+        first = first or due
         if number == asked:
-            found = [title for _, title in sorted(zip(days, titles, strict=True))]
+            found = due
+    if asked and (first[0] == found[0] or first[-1] == found[-1]):  # the first project would give the answer by luck
+        return planned(rng, setting, count, asked)
     return projects(setting, names) + rows, names, found
 
 
