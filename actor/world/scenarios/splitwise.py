@@ -117,7 +117,7 @@ def _paid(rng: random.Random, setting: Setting) -> Draft:
     payers = [
         friend,
         *(rng.choice(everybody) for _ in range(rng.randint(4, 6))),
-        rng.choice(members[asked][:1]),
+        setting.me,
         friend,
     ]
     reasons = people.REASON.split()

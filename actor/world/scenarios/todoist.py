@@ -125,9 +125,8 @@ def _to_count(rng: random.Random, setting: Setting) -> Draft:
     done = [True] * rng.randint(1, 5) + [False] * rng.randint(2, 7)
     rng.shuffle(done)
     rows = tasks(setting, FIRST_PROJECT + asked, titles[: len(done)], done, rng.sample(range(1, 60), len(done)))
-    others = tasks(
-        setting, FIRST_PROJECT, titles[: len(done) % 3 + 1], [False] * (len(done) % 3 + 1), range(len(done) % 3 + 1)
-    )
+    more = done.count(False) + 1  # so the first project never gives the answer by luck
+    others = tasks(setting, FIRST_PROJECT, titles[:more], [False] * more, range(more))
     return Draft(
         values={"project": names[asked]},
         rows=(*projects(setting, names), *others, *rows),
