@@ -12,7 +12,7 @@ from common.config import LinkConfig, Loaded, RunConfig, Section, dump, parse_co
 from common.errors import UsageError
 from common.prompt_config import PromptConfig
 
-USAGE = "usage: loop actor --config FILE [--dry-run] [--insecure] [--section.key value ...]"
+USAGE = "usage: loop actor --config FILE [--dry-run] [--require-confinement] [--insecure] [--section.key value ...]"
 SECTIONS: dict[str, type[Section]] = {
     "run": RunConfig,
     "link": LinkConfig,
@@ -28,10 +28,15 @@ def main(argv: Sequence[str]) -> int:
         SECTIONS,
         argv,
         usage=USAGE,
-        flags={"dry-run": "check configuration, keys and data root, show the configuration, start nothing"},
+        flags={
+            "dry-run": "check configuration, keys and data root, show the configuration, start nothing",
+            "require-confinement": "as --world.require_confinement true: refuse to run model-written code without it",
+        },
     )
     run, link = loaded.section("run", RunConfig), loaded.section("link", LinkConfig)
     world, actor = loaded.section("world", WorldConfig), loaded.section("actor", ActorConfig)
+    if flags["require-confinement"]:
+        world = world.model_copy(update={"require_confinement": True})
     if link.port == 0 or link.files_port == 0:
         raise UsageError("link.port, link.files_port: an actor needs the learner's ports; its gateway.json has them")
     if flags["dry-run"]:

@@ -115,6 +115,8 @@ async def run_episode(
         episode.world_seconds += clock() - since
     finally:
         await world.close()
+    if verdict.tampered:
+        episode.tag("tampered")
     episode.reward, episode.success, episode.failures = verdict.reward, verdict.success, verdict.failures
     episode.seconds = clock() - began
     return episode

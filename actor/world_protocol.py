@@ -48,7 +48,7 @@ class Seen(Protocol):
 
 
 class Judged(Protocol):
-    """The verdict of a task's tests: reward from 0 to 1, success, requirements that failed."""
+    """The verdict of a task's tests: reward from 0 to 1, success, requirements that failed; what a cheat gets is 0."""
 
     @property
     def reward(self) -> float: ...
@@ -56,6 +56,8 @@ class Judged(Protocol):
     def success(self) -> bool: ...
     @property
     def failures(self) -> tuple[str, ...]: ...
+    @property
+    def tampered(self) -> bool: ...
 
 
 class OpenWorld(Protocol):

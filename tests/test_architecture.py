@@ -23,7 +23,7 @@ DOORS = {
     "zmq": {"common.channel", "common.file_link", "common.keys", "common.link", "common.sockets", "learner.gateway"},
     "tokenizers": {"common.prompt", "learner.warm_start.tokenizer"},
     "matplotlib": {"common.curve"},
-    "sqlite3": {"learner.gateway", "actor.outbox", "actor.spool"},
+    "sqlite3": {"learner.gateway", "actor.outbox", "actor.spool", "actor.world.changes"},
     # run in AppWorld's own virtualenv
     "appworld": {"actor.world"},
 }

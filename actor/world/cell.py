@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import os
 import random
+import signal
 import socket
 import sys
 import traceback
@@ -18,7 +19,9 @@ from actor.world import frames
 from actor.world.call import Answer, Call
 from actor.world.engine import Template
 
+ALARMS = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGINT)
 RANDOM_BYTES = 4 * 625  # CPython's generator: 624 words and an index
+ASK_LIMIT = 16 << 20  # bytes of one API call, and of one cell's message
 ANSWER_LIMIT = 64 << 20  # bytes of one API response; the member is trusted, so this only catches defects
 
 
@@ -86,8 +89,16 @@ def _ask(sock: socket.socket, state: RandomState, call: Call) -> Answer:
         "query": call.query.decode("latin-1"),
         "headers": [[key.decode("latin-1"), value.decode("latin-1")] for key, value in call.headers],
     }
-    frames.send(sock, head, call.body + news)
-    frame = frames.receive(sock, ANSWER_LIMIT)
+    asked = frames.pack(head, call.body + news)
+    if len(asked) > ASK_LIMIT:
+        return Answer(413, [(b"content-type", b"application/json")], b'{"message": "The request is too large."}')
+    # An alarm that raises amid a frame would leave the two sides out of step.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, ALARMS)
+    try:
+        sock.sendall(asked)
+        frame = frames.receive(sock, ANSWER_LIMIT)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
     if frame is None:
         os._exit(0)
     head, body = frame

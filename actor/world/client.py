@@ -24,6 +24,7 @@ from typing import Any
 from actor.world import frames
 from actor.world.config import WorldConfig
 from actor.world.grader import Grader, Verdict
+from actor.world.guards import insist, missing_guards
 from actor.world.process import WorldProcess
 from actor.world.root import TaskText, check_root, read_task
 from actor.world.transport import packet, ready, receive, send_descriptor
@@ -36,7 +37,6 @@ log = get_logger(__name__)
 TURN_LIMIT = 64 << 20  # bytes of one observation with its changes
 KILL_SECONDS = 5.0  # a member answers this soon after its cell process was killed, or is killed too
 RESTART_SECONDS = (0.0, 0.5, 2.0, 5.0, 15.0)  # waits before the host is started again; the last one repeats
-REQUIRED_GUARDS = ("no-network", "own-files", "no-programs")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class WorldHost:
         host._scratch = Path(tempfile.mkdtemp(prefix="loop-world-"))
         host._scratch.chmod(0o711)  # cells reach their own folder in it and list nothing
         settings = {"root": str(root / "full"), "scratch": str(host._scratch), "warm_task": host._warm_task}
-        host._grader = Grader(python, settings, config.grade_seconds)
+        host._grader = Grader(python, settings, config.grade_seconds, required=config.require_confinement)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(host._running())
@@ -173,12 +173,11 @@ class WorldHost:
         process = await WorldProcess.start("actor.world.host", socket.SOCK_SEQPACKET, self.python, settings)
         told = await process.first_word(packet(process.sock))
         self.guards = tuple(told["guards"])
-        missing = [guard for guard in REQUIRED_GUARDS if guard not in self.guards]
+        missing = missing_guards(self.guards)
         log.info("world_host_ready", seconds=told["seconds"], guards=list(self.guards), missing=missing)
         if missing and self.config.require_confinement:
             await process.stop()
-            advice = "run as root or allow user namespaces"
-            raise RunError(f"world.require_confinement is set but {', '.join(missing)} cannot be had: {advice}")
+            insist("the world's host", missing)
         return process
 
 
@@ -192,6 +191,7 @@ class World:
         self._calls: list[bytes] = []
         self._completed = False
         self._killed: str | None = None
+        self._tampered: str | None = None
         self._open, self._broken = True, False
         self._deadline = asyncio.get_running_loop().time() + host.config.episode_seconds
 
@@ -238,9 +238,14 @@ class World:
         self._must_stand()
         closing = asyncio.create_task(self.close())
         try:
-            return await self._host.graded(self.task.task_id, self._changes)
+            verdict = await self._host.graded(self.task.task_id, self._changes)
         finally:
             await closing
+        if self._tampered is not None:
+            verdict = verdict.as_tampered(self._tampered)
+        if verdict.tampered:
+            log.warning("world_tampered", task=self.task.task_id, reason=verdict.reason)
+        return verdict
 
     async def close(self) -> None:
         """Ends the world's processes. Idempotent; without `grade` the episode is abandoned."""
@@ -277,6 +282,7 @@ class World:
         if changes:
             self._changes.append(changes)
         self._completed = head["completed"]
+        self._tampered = self._tampered or head.get("tampered")
         if head["ended"] is None:  # also when it ended just before its limit did
             return Observation(text, head["failed"], self._completed)
         self._killed = self._killed or head["ended"]

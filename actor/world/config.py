@@ -60,6 +60,6 @@ class WorldConfig(Section):
     )
     require_confinement: bool = Field(
         default=False,
-        description="refuse to start unless cells have no network, a root folder of their own, and start no programs",
+        description="refuse to start unless cells and grader have limits, their own files, no network and no programs",
         examples=[True],
     )

@@ -1,8 +1,10 @@
 """The process that grades: it holds the tests, never runs model-written code, and is told only what was changed.
 
 In come a task id and the tracked changes that its episode left, out comes the verdict of the task's own tests on the
-task's start state with those changes applied (the engine's `evaluate_task`, without its files). Databases and
-evaluation code of a task stay loaded; SQLite's backup brings the end state back to the start after each grade.
+task's start state with those changes applied (the engine's `evaluate_task`, without its files). Changes that API
+calls do not explain, or that are no plain changes of rows, are not graded: the episode was tampered with. Databases
+and evaluation code of a task stay loaded; SQLite's backup brings the end state back to the start after each grade.
+It is confined as well: another user than any episode's (as root), no network, no program, nothing written.
 Runs in AppWorld's virtualenv.
 """
 
@@ -17,11 +19,13 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from actor.world import engine, frames
+from actor.world import engine, explain, frames, sandbox
+from actor.world.changes import Changer, Refused
 
 TASKS_HELD = 48  # loaded at once; each holds its databases twice
 REQUEST_LIMIT = 64 << 20
-OPERATIONS = ("INSERT", "UPDATE", "DELETE")
+MEMORY = 8 << 30  # bytes of address space beyond what it starts with
+FILES = 1024  # open descriptors: the engine keeps base databases open
 
 
 class GradedTask:
@@ -48,9 +52,13 @@ class GradedTask:
             app: (_connection(self.task.models_to_db_home_path, app), _connection(self.end_home, app))
             for app in self.end.app_names
         }
+        self.changers = {app: Changer(end) for app, (_, end) in self.connections.items()}
 
     def grade(self, turns: list[dict[str, Any]]) -> dict[str, Any]:
-        """The engine's verdict on the start state with the turns' changes applied. Leaves the start state behind."""
+        """The engine's verdict on the start state with the turns' changes applied. Leaves the start state behind.
+
+        Raises Refused when they are not what the engine's API calls make.
+        """
         from appworld.apps.api_lib import set_local_date_and_time  # noqa: PLC0415
 
         touched = {app for turn in turns for app in turn["changes"]}
@@ -76,12 +84,9 @@ class GradedTask:
 
     def _apply(self, changes: dict[str, list[list[Any]]]) -> None:
         for app, statements in changes.items():
-            connection = self.connections[app][1]
-            for statement, parameters, many in statements:
-                if not statement.lstrip()[:10].upper().startswith(OPERATIONS):
-                    raise ValueError("a change is not an insert, update or delete")
-                (connection.executemany if many else connection.execute)(statement, parameters)
-            connection.commit()
+            if app not in self.changers:
+                raise Refused(f"a change is to {app[:80]}, which is no app of the task")
+            self.changers[app].apply(statements)
 
     def _set_hashes(self, turns: list[dict[str, Any]]) -> None:
         from appworld.apps.model_lib import ModelHashHandler  # noqa: PLC0415
@@ -171,11 +176,28 @@ def _grade(tasks: OrderedDict[str, GradedTask], head: dict[str, Any], body: byte
             tasks.popitem(last=False)[1].close()
         tasks[task_id] = GradedTask(task_id)
     tasks.move_to_end(task_id)
-    turns, start = [], 0
-    for size in head["sizes"]:
-        turns.append(json.loads(body[start : start + size]))
-        start += size
-    return {"verdict": tasks[task_id].grade(turns)}
+    try:
+        return {"verdict": tasks[task_id].grade(_explained_turns(head["sizes"], body))}
+    except Refused as refused:
+        return {"tampered": str(refused)}
+
+
+def _explained_turns(sizes: list[int], body: bytes) -> list[dict[str, Any]]:
+    """The turns' changes. Raises Refused where no API call explains them, or they are not what members send."""
+    turns: list[dict[str, Any]] = []
+    start = 0
+    try:
+        for number, size in enumerate(sizes, start=1):
+            turn = json.loads(body[start : start + size])
+            start += size
+            if reason := explain.unexplained(turn["changes"], turn["calls"]):
+                raise Refused(f"{reason} (change {number} of the episode)")
+            for app, hashes in turn["hashes"].items():
+                turn["hashes"][app] = {str(model): int(value) for model, value in hashes.items()}
+            turns.append(turn)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Refused(f"the changes are not of the form that they have: {type(error).__name__}") from error
+    return turns
 
 
 def main(descriptor: int, settings: dict[str, Any]) -> None:
@@ -186,12 +208,34 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
         engine.accelerate_grading()
         quicken_switches()
         importlib.import_module("appworld.evaluator")
-        GradedTask(settings["warm_task"]).grade([])
+        warm = GradedTask(settings["warm_task"])
+        warm.grade([])
+        warm.close()
         engine.settle()
+        guards = _confine(descriptor, settings)
+        GradedTask(settings["warm_task"]).grade([])  # what it holds, it can still read now
     except Exception as error:  # the client turns it into one clear line for a person
         frames.send(sock, {"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
         raise
-    frames.send(sock, {"ready": True})
+    frames.send(sock, {"ready": True, "guards": guards})
     serve(sock)
     sys.stderr.flush()
     os._exit(0)
+
+
+def _confine(descriptor: int, settings: dict[str, Any]) -> tuple[str, ...]:
+    """The guards that are on from here."""
+    from appworld.apps.model_lib import get_direct_cached_sqlite3_connection  # noqa: PLC0415
+
+    get_direct_cached_sqlite3_connection.cache_clear()  # their files are closed and opened again inside
+    os.umask(0o022)  # the folders of the private root are for everybody to pass
+    root, own = Path(settings["root"]), Path(settings["scratch"]) / "grader"
+    own.mkdir(exist_ok=True)
+    limits = sandbox.Limits(sandbox.address_space() + MEMORY, None, FILES)
+    as_root = os.geteuid() == 0
+    guards = sandbox.enter([*sandbox.own_code(), root], own)
+    needed = root / "data" / "tasks" / settings["warm_task"] / "ground_truth" / "evaluation.py"
+    sandbox.settle_in(
+        uid=sandbox.GRADER_UID if as_root else None, limits=limits, keep={1, 2, descriptor}, needed=needed
+    )
+    return guards

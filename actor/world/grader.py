@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from actor.world import frames
+from actor.world.guards import insist, missing_guards
 from actor.world.process import WorldProcess
 from actor.world.transport import first_header, receive
 from actor.world_protocol import WorldFailure
@@ -27,21 +28,35 @@ class Verdict:
     success: bool  # all passed
     passes: tuple[str, ...]  # the requirements that were met
     failures: tuple[str, ...]  # and those that were not
+    tampered: bool = False  # the state changed without an API call, or a cell tried what no honest one does
+    reason: str = ""  # of that, in words
+
+    def as_tampered(self, reason: str) -> Verdict:
+        """The same state, worth nothing."""
+        return replace(self, reward=0.0, success=False, tampered=True, reason=reason)
 
 
 class Grader:
     """The grader process and the verdicts that are awaited from it."""
 
-    def __init__(self, python: Path, settings: dict[str, str], seconds: float) -> None:
+    def __init__(self, python: Path, settings: dict[str, str], seconds: float, *, required: bool = False) -> None:
         self._python, self._settings, self._seconds = python, settings, seconds
+        self._required = required  # its guards
+        self.guards: tuple[str, ...] = ()
         self._process: WorldProcess | None = None
         self._turn = asyncio.Lock()
         self._number = 0
 
     async def start(self) -> None:
-        """Returns when it is warm. Raises RunError."""
+        """Returns when it is warm. Raises RunError, also when guards are required that cannot be had."""
         process = await WorldProcess.start("actor.world.grade", socket.SOCK_STREAM, self._python, self._settings)
-        await process.first_word(first_header(process.sock))
+        told = await process.first_word(first_header(process.sock))
+        self.guards = tuple(told["guards"])
+        missing = missing_guards(self.guards)
+        log.info("world_grader_ready", guards=list(self.guards), missing=missing)
+        if self._required and missing:
+            await process.stop()
+            insist("the grader", missing)
         self._process = process
 
     async def close(self) -> None:
@@ -58,6 +73,8 @@ class Grader:
             except (OSError, EOFError, TimeoutError, frames.BadFrame) as error:
                 log.error("world_grader_died", task=task_id, error=repr(error))
                 told = await self._again(task_id, changes)
+        if "tampered" in told:
+            return Verdict(0.0, success=False, passes=(), failures=("not tampered with",)).as_tampered(told["tampered"])
         if "verdict" not in told:
             raise WorldFailure(f"task {task_id} cannot be graded: {told.get('failed')}")
         return _verdict(told["verdict"])

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actor.world import engine, frames, member, sandbox, warm
+from actor.world import engine, frames, member, probe, sandbox, warm
 
 COLLECT_EVERY = 32  # templates between two full collections
 MESSAGE = 1 << 16
@@ -220,5 +220,8 @@ def _start(control: socket.socket, settings: dict[str, Any]) -> Host:
     engine.settle()
     limits = sandbox.Limits(sandbox.address_space() + settings["memory_bytes"], settings["cpu_seconds"])
     sandbox.adopt_orphans()
+    outside = probe.Outside()
     guards = sandbox.enter([*sandbox.own_code(), Path(settings["root"])], scratch)
+    guards = probe.held(guards, outside, "/", limits)
+    outside.close()
     return Host(control, scratch, settings["characters"], limits, guards, settings["log_calls"])

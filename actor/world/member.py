@@ -22,14 +22,14 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from actor.world import cell, frames, sandbox
+from actor.world import cell, explain, frames, sandbox
 from actor.world.call import Answer, Call, answer_call
 from actor.world.engine import Template
 
 ANNOUNCEMENT = struct.Struct("=ii")  # episode number and pid of a cell process
 CODE_LIMIT = 4 << 20  # bytes of one cell's code
-CHANGES_LIMIT = 32 << 20  # bytes of one turn's database changes
-ASK_LIMIT = 16 << 20  # bytes of one API call, and of one cell's message
+CHANGES_LIMIT = 32 << 20  # bytes of an episode's database changes
+PATH_LIMIT = 300  # characters of a call's path that are told to the grader
 # The engine's main app also has routes that load other databases, write files and move the clock: not for episodes.
 APP_PATH = re.compile(
     r"/(api_docs|supervisor|amazon|phone|file_system|spotify|venmo|gmail|splitwise|simple_note|todoist)/"
@@ -88,6 +88,9 @@ class Member:
         self.template, self.client, self.shell, self.pid = template, client, shell, pid
         self.random = cell.RandomState()
         self.ended: str | None = None
+        self.tampered: str | None = None  # what a cell tried that no honest one does
+        self.calls: list[Any] = []  # of this turn, those that changed data: method, path, status, statements by app
+        self.room = CHANGES_LIMIT
 
     def serve(self) -> None:
         while (frame := frames.receive(self.client, CODE_LIMIT)) is not None:
@@ -96,26 +99,29 @@ class Member:
             calls = _within(head.get("calls"), len(text))
             sizes = {"text": len(text) - calls, "calls": calls}
             head |= {"ended": self.ended, "completed": self.template.completed(), **sizes}
+            head |= {"tampered": self.tampered} if self.tampered else {}
             frames.send(self.client, head, text + body)
 
     def _changes(self) -> bytes:
         """What this turn changed, for the grader. A turn that changed too much counts for nothing and is the last."""
+        calls, self.calls = self.calls, []
         try:
             changes = self.template.new_changes()
             if changes is None or self.ended == "memory":
                 return b""
-            body = json.dumps(changes, separators=(",", ":")).encode()
+            body = json.dumps(changes | {"calls": calls}, separators=(",", ":")).encode()
         except MemoryError:
             body = None
-        if body is None or len(body) > CHANGES_LIMIT:
+        if body is None or len(body) > self.room:
             self.ended = "memory"
             return b""
+        self.room -= len(body)
         return body
 
     def _turn(self, code: bytes) -> tuple[dict[str, Any], bytes]:
         try:
             frames.send(self.shell, {}, code)
-            while (frame := frames.receive(self.shell, ASK_LIMIT)) is not None:
+            while (frame := frames.receive(self.shell, cell.ASK_LIMIT)) is not None:
                 head, body = frame[0], self.random.take(*frame)
                 if head.get("done"):
                     return {"failed": bool(head.get("failed")), "calls": head.get("calls")}, body
@@ -128,6 +134,7 @@ class Member:
             return {"failed": True}, b""
         except Exception:  # noqa: BLE001  # whatever the cell process sent, it was no frame of ours
             self.ended = "output"  # the client kills it: under another user id this process may not
+            self.tampered = "it sent its member process what is no frame"
             return {"failed": True}, b""
         dead = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # the host buries it, once both are dead
         self.ended = _cause(dead) if dead else "exited"
@@ -143,15 +150,27 @@ class Member:
             headers=[(key.encode("latin-1"), value.encode("latin-1")) for key, value in head["headers"]],
             body=body,
         )
+        if explain.private_route(call.path):
+            self.tampered = f"it called the engine's own route {call.path[:80]}"
+        before = self.template.statements()
         try:
             answer = answer_call(self.template.app, call) if APP_PATH.match(call.path) else _no_such_app(call.path)
+            self._note(call, answer.status, before)
         except Exception as error:  # noqa: BLE001  # the engine's client raises what the app raises: so does the cell's
+            self._note(call, 500, before)
             told, news = self.random.news()
             kind = type(error)
             return {"raised": [kind.__module__, kind.__qualname__, str(error)], **told}, news
         told, news = self.random.news()
         headers = [[key.decode("latin-1"), value.decode("latin-1")] for key, value in answer.headers]
         return {"status": answer.status, "headers": headers, **told}, answer.body + news
+
+    def _note(self, call: Call, status: int, before: dict[str, int]) -> None:
+        """Remembers a call that changed data: the grader counts every change against the calls."""
+        now = self.template.statements()
+        if now != before:
+            changed = {app: count - before[app] for app, count in now.items() if count != before[app]}
+            self.calls.append([call.method, call.path[:PATH_LIMIT], status, changed])
 
 
 def _within(told: object, most: int) -> int:

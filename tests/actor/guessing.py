@@ -38,6 +38,7 @@ class Score:
     reward: float
     success: bool
     failures: tuple[str, ...] = ()
+    tampered: bool = False
 
 
 class Guessing:

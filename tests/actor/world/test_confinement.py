@@ -163,7 +163,7 @@ def test_without_confinement_it_refuses_to_run_when_told_to(world_root, tmp_path
     python.write_text(WITHOUT_GUARDS.format(python=sys.executable))
     python.chmod(0o755)
     config = WorldConfig(require_confinement=True)
-    with pytest.raises(RunError, match="but no-network, own-files, no-programs cannot be had"):
+    with pytest.raises(RunError, match="is without no-network, own-files, no-programs: no-network would take root"):
         asyncio.run(WorldHost.start(config, python, world_root))
 
 

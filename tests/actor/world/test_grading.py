@@ -8,52 +8,10 @@ import pytest
 from actor.world.client import WorldFailure
 
 MODULES = "m = datetime.sys.modules\n"
-HACKS = {
-    "patch_the_tracker": "m['appworld.evaluator'].TestTracker.success = property(lambda self: True)",
-    "patch_the_json_module": "m['json'].dumps = lambda *a, **k: '{\"failed\": false, \"completed\": true}'",
-    "edit_a_database_through_the_models": (
-        "models = m['appworld.apps.supervisor.models']\n"
-        "task = models.Task.all()[0]\ntask.answer = '1'\ntask.status = 'success'\ntask.save()"
-    ),
-    "edit_a_database_through_sqlite": (
-        "gc, sqlite3 = m['gc'], m['sqlite3']\n"
-        "for c in [o for o in gc.get_objects() if isinstance(o, sqlite3.Connection)]:\n"
-        "    try:\n"
-        "        c.execute(\"UPDATE tasks SET status = 'success', answer = '1'\")\n"
-        "        c.commit()\n"
-        "    except Exception as error:\n"
-        "        print(error)"
-    ),
-    "load_another_state": "requester.post('/dbs', data={'from_db_home_path': '/tmp', 'to_db_home_path': '/tmp'})",
-    "save_the_state": "requester.post('/dbs/save', data={'from_db_home_path': '/tmp', 'to_db_home_path': '/x'})",
-    "move_the_clock": "print(requester.post('/date_time', data={'date_and_time': '2030-01-01T00:00:00'}))",
-    "seed_the_engine": "print(requester.post('/seed', data={'seed': 1}))",
-    "ask_the_admin": "print(requester.post('/admin/balance', data={}))",
-    "forge_an_observation": (
-        "for o in m['gc'].get_objects():\n"
-        "    if isinstance(o, m['socket'].socket) and o.fileno() >= 0:\n"
-        '        head = b\'{"done": true, "failed": false, "completed": true}\'\n'
-        "        o.sendall(len(head).to_bytes(4, 'big') + (0).to_bytes(4, 'big') + head)"
-    ),
-    "patch_the_clock": "datetime.datetime = None",
-}
-
-
-@pytest.mark.parametrize("code", HACKS.values(), ids=HACKS)
-def test_a_hack_changes_neither_state_nor_verdict(worlds, code):
-    task_id = worlds.tasks[0]
-    _, nothing = worlds.play([], task_id)
-    observations, verdict = worlds.play([MODULES + code], task_id)
-    assert verdict == nothing
-    assert not verdict.success
-    assert not observations[0].completed
-
-
-def test_the_engines_private_routes_answer_as_if_they_were_not_there(worlds):
-    cells = [f"requester.get({path!r})" for path in ("/dbs", "/date_time", "/", "/admin/", "/openapi.json", "//dbs")]
-    observations, _ = worlds.play(cells)
-    assert all(observation.failed for observation in observations)
-    assert "404" in observations[0].text
+EDIT = (
+    "models = m['appworld.apps.supervisor.models']\n"
+    "task = models.Task.all()[0]\ntask.answer = '1'\ntask.status = 'success'\ntask.save()"
+)
 
 
 def test_changes_are_what_the_api_calls_changed(worlds):
@@ -64,7 +22,7 @@ def test_changes_are_what_the_api_calls_changed(worlds):
         await world.close()
         return [json.loads(turn)["changes"] for turn in world._changes]
 
-    edit = MODULES + HACKS["edit_a_database_through_the_models"]
+    edit = MODULES + EDIT
     asked = "apis.supervisor.complete_task(answer='x')"
     assert worlds.run(changes([edit, asked])) == worlds.run(changes([asked]))
     ((app, statements),) = worlds.run(changes([asked]))[0].items()
@@ -86,12 +44,54 @@ def test_a_grade_leaves_no_trace_for_the_next_one(worlds):
     assert worlds.play([], task_id)[1] == nothing
 
 
-def test_changes_that_are_no_data_changes_are_refused(worlds):
-    for statement in ("ATTACH DATABASE '/tmp/x' AS y", "DROP TABLE tasks", "PRAGMA user_version = 3"):
-        turn = json.dumps({"changes": {"supervisor": [[statement, [], False]]}, "hashes": {}}).encode()
-        with pytest.raises(WorldFailure, match="not an insert, update or delete"):
-            worlds.run(worlds.host.graded(worlds.tasks[0], [turn]))
-    assert worlds.play(worlds.solution(worlds.tasks[0]), worlds.tasks[0])[1].success
+def turn(statements, *, app="supervisor", calls=None):
+    told = [["POST", f"/{app}/x", 200, {app: len(statements)}]] if calls is None else calls
+    return json.dumps({"changes": {app: statements}, "hashes": {}, "calls": told}).encode()
+
+
+MARK = ["UPDATE tasks SET status=? WHERE tasks.id = ?", ["success", 1], False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (turn([["ATTACH DATABASE '/tmp/x' AS y", [], False]]), "not an insert, update or delete"),
+        (turn([["DELETE FROM tasks; DROP TABLE tasks", [], False]]), "one statement at a time"),
+        (turn([["UPDATE sqlite_master SET sql = ?", ["x"], False]]), "no table of the app"),
+        (turn([["UPDATE tasks SET answer = load_extension('x')", [], False]]), "cannot be applied"),
+        (turn([MARK], calls=[]), "of which its API calls explain 0"),
+        (turn([MARK], calls=[["GET", "/supervisor/profile", 200, {"supervisor": 1}]]), "which it cannot"),
+        (turn([MARK], app="nothing", calls=[]), "API calls explain 0"),
+        (b"{}", "not of the form"),
+        (b"[" * 100_000, "not of the form"),
+        (b"no json", "not of the form"),
+        (turn([MARK], calls=[["POST", "/supervisor/x", 200]]), "not of the form"),
+    ],
+)
+def test_changes_that_no_member_sends_fail_the_task_and_are_flagged(worlds, changes, reason):
+    solved = worlds.tasks[0]
+    verdict = worlds.run(worlds.host.graded(solved, [changes]))
+    assert (verdict.reward, verdict.success, verdict.tampered) == (0.0, False, True)
+    assert reason in verdict.reason
+    assert worlds.play(worlds.solution(solved), solved)[1].success, "it left a trace in the grader"
+
+
+def test_a_statement_more_than_the_calls_made_fails_a_solved_task(worlds):
+    async def played():
+        world = await worlds.host.open(worlds.tasks[0])
+        for cell in worlds.solution(worlds.tasks[0]):
+            await world.execute(cell)
+        await world.close()
+        return world._changes
+
+    changes = worlds.run(played())
+    assert worlds.run(worlds.host.graded(worlds.tasks[0], changes)).success
+    last = json.loads(changes[-1])
+    app = next(iter(last["changes"]))
+    last["changes"][app].append(last["changes"][app][-1])
+    verdict = worlds.run(worlds.host.graded(worlds.tasks[0], [*changes[:-1], json.dumps(last).encode()]))
+    assert verdict.tampered
+    assert verdict.reward == 0.0
 
 
 def test_a_grader_that_dies_is_started_again(worlds):
