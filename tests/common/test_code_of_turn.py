@@ -171,3 +171,12 @@ def test_a_policy_that_wrote_more_blocks_is_told_that_one_was_executed():
     prompt = prompt_of(form="react")
     assert prompt.told(sampled(prompt, BLOCK), "1\n") == "1\n"
     assert prompt.told(sampled(prompt, f"{BLOCK}\n{BLOCK}"), "1\n") == f"{SECOND_BLOCK}\n1\n"
+
+
+@pytest.mark.parametrize("form", ["compact", "react"])
+@pytest.mark.parametrize("code", ["print(1)", "for x in y:\n    print(x)\n\nz = '`'", "s = (\n    '# a'\n)"])
+def test_a_demonstrated_turn_is_read_as_its_code_and_ends_in_the_stop_token(form, code):
+    prompt = prompt_of(form=form)
+    for said in (prompt.reply(code), prompt.reply(code, "I look.")):
+        assert prompt.code(said) == code
+        assert prompt.has_stopped(said)

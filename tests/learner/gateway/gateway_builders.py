@@ -51,6 +51,7 @@ def make_run(
     dev_every: int | None = None,
     seed: int = 1,
     train_tasks: Sequence[str] = TASKS,
+    prompt: PromptConfig | None = None,
     **changes: object,
 ) -> RunState:
     return RunState(
@@ -61,6 +62,7 @@ def make_run(
         train_tasks=train_tasks,
         lists=EvaluationLists(tuple(evaluation), beside, tuple(dev)),
         now=now,
+        prompt=prompt,
     )
 
 

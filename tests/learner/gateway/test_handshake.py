@@ -64,6 +64,22 @@ def test_the_gateway_refuses_for_good_and_the_refused_actor_is_not_heard(tmp_pat
     run.close()
 
 
+def test_an_actor_with_another_prompt_is_refused_by_a_line_that_says_what_differs(tmp_path):
+    run = make_run(tmp_path, prompt=PromptConfig(form="react", observation_tokens=2000))
+    reception = make_reception(run)
+    theirs = PromptConfig(form="react")
+    hello = make_hello(prompt=str(theirs), prompt_digest=form_digest(theirs))
+    refused = reception.answer("actor-0", b"r1", encode(hello))
+    assert isinstance(refused, Refused)
+    assert refused.reason == (
+        "the prompt is 'react, thinking off, observation_tokens 3000' there, 'react, thinking off, "
+        "observation_tokens 2000' here: give both sides the same section prompt"
+    )
+    ours = make_hello(prompt=str(run.prompt), prompt_digest=form_digest(run.prompt))
+    assert isinstance(reception.answer("actor-0", b"r1", encode(ours)), Welcome)
+    run.close()
+
+
 @settings(max_examples=20)  # a ledger each: the disk has its own time
 @given(protocol=st.integers(min_value=0, max_value=99).filter(lambda number: number != PROTOCOL_VERSION))
 def test_a_hello_of_another_protocol_is_told_so_even_when_its_fields_are_not_known_here(tmp_path_factory, protocol):

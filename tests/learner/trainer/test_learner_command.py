@@ -165,6 +165,7 @@ def test_a_dry_run_prints_the_configuration_and_starts_nothing(run, capsys):
         (["--learner.optimizer.learning_rte", "1"], "did you mean"),
         (["--learner.rollout.temperature", "0.7"], "behaviour log-probs are reported at temperature 1"),
         (["--learner.objective.kl_stop", "20"], "a step has one: set batch.epochs or minibatch"),
+        (["--prompt.thinking", "on"], "has no token </think>: only a Qwen3 thinks; set prompt.thinking: off"),
         (["--nproc", "0"], "--nproc: a number of processes from 1 is wanted (got '0')"),
     ],
 )
