@@ -43,6 +43,7 @@ def share(name: str, items: Sequence[Any], workers: int, job: Callable[[Any], An
         pid = os.fork()
         if pid == 0:
             os.close(read)
+            os.close(progress)  # while a worker held it, no worker would notice that nobody reads any more
             _answer(write, partial(_work, items[worker::workers], job, tick))
         os.close(write)
         children.append((pid, read))
