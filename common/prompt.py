@@ -28,7 +28,7 @@ from common.prompt_text import CUT_NOTE, SECOND_BLOCK, START, STOP, PromptText, 
 
 __all__ = ["START", "STOP", "Prompt", "PromptConfig", "Supervisor", "form_digest"]
 NO_THOUGHT = f"{THOUGHT}\n\n{THOUGHT_END}\n\n"
-CHARACTERS_PER_TOKEN = (8, 64)  # more than most texts have; more than a text can have
+CHARACTERS_PER_TOKEN = (8, 64)  # more than most texts have; more than any has but long runs of one sign
 _CUT_BEFORE = re.compile(r"\n\[Output cut: \d+ of (\d{1,12}) characters are shown\.\]$")  # what the world says
 
 

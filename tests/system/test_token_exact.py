@@ -90,7 +90,7 @@ class ChanceWorld:
         return SimpleNamespace(text=self.rng.choice(OUTPUTS), completed=False, killed=None)
 
     async def grade(self):
-        return SimpleNamespace(reward=0.5, success=False, failures=())
+        return SimpleNamespace(reward=0.5, success=False, failures=(), tampered=False)
 
     async def close(self):
         pass
