@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": ("common.demo", "train a small policy from nothing on this machine and show that it learned"),
     "learner": ("learner.cli", "the learner of a run; `loop learner warm-start` makes a policy to start from"),
     "actor": ("actor.cli", "an actor: rolls out episodes for a learner"),
+    "eval": ("actor.evaluate", "TGC and SGC of a policy on a data set, with intervals, without a learner"),
     "world": ("actor.world.cli", "install | build | show | demonstrate: AppWorld and the tasks to train on"),
     "replay": ("actor.world.replay_cli", "a run's trajectories executed again: does the world still say what it said"),
     "behaviour": ("common.behaviour_cli", "what a policy does in its episodes, before and after training"),

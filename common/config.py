@@ -27,6 +27,7 @@ SECTION_MODELS = {
     "prompt": "common.prompt_config:PromptConfig",
     "world": "actor.config:WorldConfig",
     "actor": "actor.config:ActorConfig",
+    "evaluate": "actor.evaluate_config:EvaluateConfig",
     "learner": "learner.config:LearnerConfig",
     "demo": "common.demo:DemoConfig",
 }
