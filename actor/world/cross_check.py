@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.errors import RunError
 
+WORDS = {True: "passed", False: "failed", None: "not judged"}
 SCRIPT = Path(__file__).with_name("official_verdict.py")
 
 
@@ -53,7 +54,7 @@ def official_verdict(python: Path, out: Path, experiment: str, dataset: str, tas
 def differences(ours: Mapping[str, bool], theirs: OfficialVerdict, tgc: float, sgc: float) -> list[str]:
     """Where the two do not agree, in words. `ours`: success by task; `tgc`, `sgc`: shares from 0 to 1."""
     found = [
-        f"{task}: {_word(success)} here, {_word(theirs.success.get(task, False))} there"
+        f"{task}: {WORDS[success]} here, {WORDS[theirs.success.get(task)]} there"
         for task, success in sorted(ours.items())
         if theirs.success.get(task) != success
     ]
@@ -61,7 +62,3 @@ def differences(ours: Mapping[str, bool], theirs: OfficialVerdict, tgc: float, s
         if abs(100 * here - there) > 0.1:  # it rounds twice, to a hundredth and to a tenth of a percent
             found.append(f"{name}: {100 * here:.1f} here, {there:.1f} there")
     return found
-
-
-def _word(success: bool) -> str:
-    return "passed" if success else "failed"

@@ -1,5 +1,6 @@
 """AppWorld's outputs layout: what the engine itself leaves, and what its own `evaluate` command makes of ours."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,9 +9,14 @@ import pytest
 from mixed_plays import mixed, small_root
 from test_equality import unmodified
 
+from actor.evaluation import Job, Parts, Records, Terms, play_all
+from actor.policy import RequestFailure, Sampled
 from actor.world.client import WorldHost
+from actor.world.cross_check import OfficialVerdict, differences
 from actor.world.outputs import Played, outputs_folder, prepare_outputs, write_outputs
 from common.errors import UsageError
+from common.evaluation import summarise
+from common.messages import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +26,42 @@ def logging_host(worlds, world_config, appworld_python):
     worlds.run(host.close())
 
 
-def play(worlds, host, task_id, cells):
-    """An episode: what it did, and our verdict."""
+class Script:
+    """Policy and prompt in one: the cells of each task, a turn each. A token is a task's number and a turn's."""
 
-    async def episode():
-        world = await host.open(task_id)
-        seen = [(cell, (await world.execute(cell)).text) for cell in cells]
-        verdict = await world.grade()
-        return Played(task_id, seen, world.changes, world.calls), verdict
+    def __init__(self, plays):
+        self.tasks, self.plays = list(plays), plays
 
-    return worlds.run(episode())
+    def opening(self, instruction, supervisor):
+        return [self.tasks.index(supervisor.task_id)]
+
+    def observation(self, text, room, *, stopped=True):
+        return [-1]
+
+    def code(self, sampled_ids):
+        number, turn = divmod(sampled_ids[0], 1000)
+        cells = self.plays[self.tasks[number]]
+        return cells[turn] if turn < len(cells) else None
+
+    def told(self, sampled_ids, output):
+        return output or ""
+
+    def episode(self):
+        return contextlib.nullcontext()
+
+    async def generate(self, ids, *, temperature, max_tokens, pinned=None):
+        return Sampled([1000 * ids[0] + ids.count(-1)], [-0.5], [3], "stop")
+
+
+def play(worlds, host, root, out, plays):
+    """An evaluation of all of them; its finished episodes by task."""
+    longest = max(len(cells) for cells in plays.values())
+    sampling = Sampling(temperature=0.0, max_turns=longest, max_turn_tokens=5, max_context_tokens=900)
+    terms = Terms(out, root, "ours", 3, sampling, longest=900, attempts=1, at_once=3)
+    records, script = Records(out, {"name": "ours"}), Script(plays)
+    parts = Parts(script, host, script, RequestFailure)
+    assert worlds.run(play_all([Job(0, task_id) for task_id in plays], terms, records, parts)) == []
+    return {one.task_id: one for one in records.finished.values()}
 
 
 def files_of(folder):
@@ -42,11 +74,10 @@ def test_outputs_are_what_the_engine_leaves_and_its_own_command_agrees(worlds, l
     plays = mixed(worlds.root, worlds.tasks)
     root = small_root(tmp_path / "root", worlds.root, plays)
     prepare_outputs(tmp_path / "out", root)
-    verdicts = {}
-    for task_id, cells in plays.items():
-        played, verdicts[task_id] = play(worlds, logging_host, task_id, cells)
-        write_outputs(tmp_path / "out", root, "ours", played)
-    assert [verdict.success for verdict in verdicts.values()] == [True, True, True, False, False, False]
+    finished = play(worlds, logging_host, root, tmp_path / "out", plays)
+    successes = [finished[task_id].success for task_id in plays]
+    assert successes[:3] == [True, True, True]
+    assert not any(successes[3:])
 
     # the very files of the engine
     (tmp_path / "scratch").mkdir()
@@ -72,12 +103,30 @@ def test_outputs_are_what_the_engine_leaves_and_its_own_command_agrees(worlds, l
     )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tmp_path / "out/experiments/outputs/ours/evaluations/mixed.json").read_text())
-    for task_id, verdict in verdicts.items():
+    for task_id, one in finished.items():
         told = report["individual"][task_id]
-        assert told["success"] == verdict.success
-        assert tuple(passed["requirement"] for passed in told["passes"]) == verdict.passes
-        assert tuple(failed["requirement"] for failed in told["failures"]) == verdict.failures
-    assert report["aggregate"] == {"task_goal_completion": 50.0, "scenario_goal_completion": 50.0}
+        assert told["success"] == one.success
+        assert one.reward == len(told["passes"]) / told["num_tests"]
+        assert tuple(failed["requirement"] for failed in told["failures"]) == one.failures
+    figures = summarise([one.scored(1) for one in finished.values()])
+    theirs = OfficialVerdict(
+        {task_id: told["success"] for task_id, told in report["individual"].items()},
+        report["aggregate"]["task_goal_completion"],
+        report["aggregate"]["scenario_goal_completion"],
+    )
+    ours = {task_id: one.success for task_id, one in finished.items()}
+    assert differences(ours, theirs, figures["tgc"], figures["sgc"]) == []
+    assert 0 < figures["sgc"] < 1
+
+
+def test_where_the_two_do_not_agree_is_named():
+    theirs = OfficialVerdict({"a_1": True, "a_2": False}, 50.0, 0.0)
+    assert differences({"a_1": True, "a_2": False}, theirs, 0.5, 0.0) == []
+    assert differences({"a_1": False, "a_2": False}, theirs, 0.0, 0.0) == [
+        "a_1: failed here, passed there",
+        "TGC: 0.0 here, 50.0 there",
+    ]
+    assert differences({"b_1": False}, theirs, 0.5, 0.0) == ["b_1: failed here, not judged there"]
 
 
 def test_outputs_that_are_written_again_replace_the_ones_before(worlds, tmp_path):
