@@ -130,13 +130,15 @@ class Evaluation:
     """
 
     def __init__(self, loaded: Loaded, chosen: Chosen, run: Path | None, config_file: str) -> None:
-        from actor.world.root import choose_root, dataset_ids, difficulty_of  # noqa: PLC0415 - as in `main`
+        from actor.world.check import check_tasks  # noqa: PLC0415 - as in `main`
+        from actor.world.root import choose_root, dataset_ids, difficulty_of  # noqa: PLC0415
 
         self._config = config = loaded.section("evaluate", EvaluateConfig)
         self._loaded, self._chosen = loaded, chosen
         self.root = choose_root(loaded.section("world", WorldConfig).root)
         levels = config.difficulty or None
         self.tasks = dataset_ids(self.root, config.dataset, levels)
+        check_tasks(self.root, self.tasks)
         self.difficulties = {task: difficulty_of(self.root, task) for task in self.tasks}
         parts = [chosen.name, config.dataset, f"t{config.temperature:g}"]
         parts += [f"d{''.join(map(str, sorted(config.difficulty)))}"] if config.difficulty else []

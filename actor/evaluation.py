@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from actor.episode import Episode, Judged, OpenWorld, Sampler, Seen, Task, Wording, run_episode
-from actor.world.grader import WorldFailure
+from actor.episode import Episode, Sampler, Wording, run_episode
 from actor.world.outputs import Played, write_outputs
+from actor.world_protocol import Judged, OpenWorld, Seen, Task, UnusableTask, WorldFailure
 from common.errors import RunError, UsageError
 from common.evaluation import Scored
 from common.log import get_logger
@@ -229,7 +229,9 @@ async def _play(job: Job, terms: Terms, parts: Parts) -> Finished | Lost:
         lease = _lease(job, attempt, terms)
         try:
             episode = await run_episode(lease, parts.policy, recording, parts.prompt, terms.longest)
-        except (WorldFailure, UsageError, parts.request_failure) as error:
+        except UnusableTask as error:  # another try would be no better
+            return Lost(job.task_id, job.rollout, str(error))
+        except (WorldFailure, parts.request_failure) as error:
             reason = f"{type(error).__name__}: {error}"
             log.warning("episode_failed", task=job.task_id, rollout=job.rollout, attempt=attempt, reason=reason)
             continue

@@ -11,9 +11,9 @@ from actor.evaluate import _without_shorthands, main
 from actor.evaluation import EPISODES, Job, Parts, Records, Terms, play_all
 from actor.policy import EngineFailure, RequestFailure
 from actor.world.client import Observation, Verdict
-from actor.world.grader import WorldFailure
 from actor.world.outputs import outputs_folder
 from actor.world.root import TaskText
+from actor.world_protocol import UnusableTask, WorldFailure
 from common.checkpoint import Manifest, Probe, folder_of, publish
 from common.errors import RunError, UsageError
 from common.messages import Sampling
@@ -131,6 +131,12 @@ def test_what_breaks_down_too_often_is_lost_and_named_and_no_wrong_answer(tmp_pa
     ]
     assert [one.success for one in records.finished.values()] == [True] * 3
     assert opened == ["pay_1", "pay_1", "pay_1", "pay_2", "pay_2"]
+
+
+def test_a_task_that_cannot_be_had_at_all_is_not_tried_again(tmp_path, root):
+    _, lost, opened = play(tmp_path, root, [UnusableTask("its data are broken"), RIGHT, RIGHT, RIGHT])
+    assert [(one.task_id, one.reason) for one in lost] == [("pay_1", "its data are broken")]
+    assert len(opened) == 4
 
 
 def test_an_evaluation_that_was_interrupted_goes_on_where_it_was(tmp_path, root):
