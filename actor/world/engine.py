@@ -97,20 +97,10 @@ class Template:
         self.world.requester.client.ask = ask
 
     def hide_databases(self) -> None:
-        """The copies of the databases here, which count for nothing, lose their tables: no cell reads or edits them.
-
-        Only what names the tables is deleted, which writes to few pages; to close the databases would touch them all.
-        """
-        from appworld.apps.model_lib import CachedDBHandler  # noqa: PLC0415
-
+        """The model classes lose this process's copies, which count for nothing: no cell edits them that way."""
+        self._hidden = [(database.engine, database.connection) for database in self._databases.values()]
         for database in self._databases.values():
             database.engine = database.connection = None
-        for engine, _ in CachedDBHandler.cache.values():
-            connection = engine.raw_connection().connection
-            connection.execute("PRAGMA writable_schema = ON")
-            connection.execute("DELETE FROM sqlite_master")
-            connection.commit()
-            connection.execute("PRAGMA schema_version = 1")
 
     def execute(self, code: str) -> tuple[str, bool]:
         """Runs one cell; the engine's message, and whether the cell failed."""
