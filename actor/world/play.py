@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,11 +23,17 @@ from typing import Any
 
 from actor.world import engine, grade, rehearse
 from actor.world.scenarios import TRAIN
-from actor.world.scenarios.form import GIVE_UP, Scenario
+from actor.world.scenarios.form import GIVE_UP, SEEN, Scenario
 from actor.world.share import in_child, say, share
 
 STOP_EARLY = 0.08  # share of episodes that give up before their end
 TRY_AGAIN = 0.45  # share of failed cells that are tried again, with the right options; else the episode is given up
+# Share of episodes with one more turn of each kind. All are short, so that a small policy's episodes stay short.
+SLIPS = 0.02  # a cell forgets its access token, which raises, and is run again with it
+LOOKS = 0.02  # what is there already is printed and looked at
+LOOK_UPS = 0.02  # the documentation of the next API is asked for its parameters
+TOKEN = re.compile(r", access_token=t\b|\baccess_token=t, ")
+API = re.compile(r"apis\.(\w+)\.(\w+)\(")
 MOST_TURNS = 7
 COLLECT_EVERY = 32  # tasks between two full collections
 
@@ -47,6 +54,11 @@ class Improviser:
         self.options = scenario.drawn(rng)
         self.right = self.options == scenario.right()
         self.stop_at = rng.randrange(len(scenario.cells)) if rng.random() < STOP_EARLY else None
+        extras = {"slip": SLIPS, "look": LOOKS, "look up": LOOK_UPS}
+        drawn = rng.choices([*extras, None], [*extras.values(), 1 - sum(extras.values())])[0]
+        self.extra_at = rng.randrange(1, len(scenario.cells))
+        copies = f"${SEEN}" in scenario.cells[self.extra_at]  # what it saw, so nothing may come between
+        self.extra = None if copies or len(scenario.cells) > MOST_TURNS - 3 else drawn
         self.position = 0
         self.over = False
 
@@ -55,16 +67,37 @@ class Improviser:
         if self.over or turn == MOST_TURNS:
             return None
         if turn and seen.startswith(rehearse.FAILED):
-            if self.rng.random() >= TRY_AGAIN:
+            if self.extra == "slipped":
+                self.extra = None
+            elif self.rng.random() < TRY_AGAIN:
+                self.options = self.scenario.right()
+            else:
                 return self._give_up()
-            self.options, self.right = self.scenario.right(), False
+            self.right = False
             self.position -= 1
         if self.position == self.stop_at or turn == MOST_TURNS - 1:
             return self._give_up()
         code = self.scenario.code(self.position, self.options, self.values, seen)
+        if self.position == self.extra_at and (more := self._more(code)) is not None:
+            return more
         self.position += 1
         self.over = self.position == len(self.scenario.cells)
         return code
+
+    def _more(self, code: str) -> str | None:
+        """The cell of one more turn before `code`, or None where none is drawn or none fits."""
+        drawn, self.extra = self.extra, None
+        called = API.search(code)
+        if drawn == "slip" and TOKEN.search(code):
+            self.extra = "slipped"
+            self.position += 1  # it counts as this cell, which is tried again
+            return TOKEN.sub("", code, count=1)
+        if drawn == "look" and self.scenario.cells[0].startswith("pw = "):
+            return "print(list(pw))"
+        if drawn == "look up" and called is not None:
+            doc = f"apis.api_docs.show_api_doc(app_name='{called[1]}', api_name='{called[2]}')"
+            return f"print([p['name'] for p in {doc}['parameters']])"
+        return None
 
     def _give_up(self) -> str:
         self.over, self.right = True, False

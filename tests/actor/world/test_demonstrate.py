@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -47,6 +48,24 @@ def test_some_cells_fail_and_some_of_those_are_tried_again(lines):
     assert broken
     assert any(line["success"] for line in broken)
     assert not any(line["right"] for line in broken)
+
+
+def test_a_few_look_around_look_an_api_up_or_forget_their_token_and_mend_it(lines):
+    def turns(word):
+        return [(line, i) for line in lines for i, turn in enumerate(line["turns"]) if word in turn["code"]]
+
+    looked, looked_up = turns("print(list(pw))"), turns("api_docs.show_api_doc(")
+    slipped = [
+        (line, i)
+        for line in lines
+        for i, (turn, after) in enumerate(itertools.pairwise(line["turns"]))
+        if "Response status code is 401" in turn["observation"] and "access_token=" in after["code"]
+    ]
+    for found in (looked, looked_up, slipped):
+        assert 1 <= len(found) <= 20
+    assert all(line["turns"][i]["observation"].startswith("['amazon', 'phone',") for line, i in looked)
+    assert all("'access_token'" in line["turns"][i]["observation"] for line, i in looked_up)
+    assert any(line["success"] for line, _ in slipped)
 
 
 def test_the_same_seed_gives_the_same_lines(lines, world_root, tmp_path):
