@@ -93,10 +93,10 @@ class Improviser:
             self.position += 1  # it counts as this cell, which is tried again
             return TOKEN.sub("", code, count=1)
         if drawn == "look" and self.scenario.cells[0].startswith("pw = "):
-            return "print(list(pw))"
+            return "print(*pw)"
         if drawn == "look up" and called is not None:
             doc = f"apis.api_docs.show_api_doc(app_name='{called[1]}', api_name='{called[2]}')"
-            return f"print([p['name'] for p in {doc}['parameters']])"
+            return f"print(*[p['name'] for p in {doc}['parameters']])"
         return None
 
     def _give_up(self) -> str:

@@ -54,7 +54,7 @@ def test_a_few_look_around_look_an_api_up_or_forget_their_token_and_mend_it(line
     def turns(word):
         return [(line, i) for line in lines for i, turn in enumerate(line["turns"]) if word in turn["code"]]
 
-    looked, looked_up = turns("print(list(pw))"), turns("api_docs.show_api_doc(")
+    looked, looked_up = turns("print(*pw)"), turns("api_docs.show_api_doc(")
     slipped = [
         (line, i)
         for line in lines
@@ -63,8 +63,8 @@ def test_a_few_look_around_look_an_api_up_or_forget_their_token_and_mend_it(line
     ]
     for found in (looked, looked_up, slipped):
         assert 1 <= len(found) <= 20
-    assert all(line["turns"][i]["observation"].startswith("['amazon', 'phone',") for line, i in looked)
-    assert all("'access_token'" in line["turns"][i]["observation"] for line, i in looked_up)
+    assert all(line["turns"][i]["observation"].startswith("amazon phone ") for line, i in looked)
+    assert all("access_token" in line["turns"][i]["observation"] for line, i in looked_up)
     assert any(line["success"] for line, _ in slipped)
 
 
