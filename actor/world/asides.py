@@ -119,10 +119,10 @@ if apis.venmo.show_notifications(access_token=t):
         "file_system",
         writes_a_file="apis.file_system.create_file(file_path='~/aside.txt', content='aside', access_token=t)",
         changes_a_file="""\
-for path in apis.file_system.show_directory('~/', entry_type='files', access_token=t)[-1:]:
+for path in apis.file_system.show_directory(directory_path='~/', entry_type='files', access_token=t)[-1:]:
     apis.file_system.update_file(file_path=path, content='aside', access_token=t)""",
         deletes_a_file="""\
-for path in apis.file_system.show_directory('~/', entry_type='files', access_token=t)[:1]:
+for path in apis.file_system.show_directory(directory_path='~/', entry_type='files', access_token=t)[:1]:
     apis.file_system.delete_file(file_path=path, access_token=t)""",
     ),
     *_all(
