@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,8 +242,6 @@ class Evaluation:
         return policy
 
     def _result(self, finished: Sequence[Finished], lost: Sequence[Lost]) -> dict[str, Any]:
-        from dataclasses import asdict  # noqa: PLC0415
-
         from common.evaluation import scenario_of, summarise  # noqa: PLC0415 - as in `main`
 
         by_task: dict[str, Any] = {
@@ -268,7 +267,9 @@ class Evaluation:
         from actor.world.install import appworld_python  # noqa: PLC0415
         from common.evaluation import summarise  # noqa: PLC0415
 
-        python, found, figures = appworld_python(), [], {}
+        python, tampered = appworld_python(), set[str]()
+        found: list[str] = []
+        figures: dict[str, Any] = {}
         again = f"{python.parent / 'appworld'} evaluate {self.name} {self._config.dataset} --root {self.out}"
         if not self._config.cross_check:
             return {"command": again}
@@ -278,11 +279,16 @@ class Evaluation:
             experiment = self.name + (f"-r{rollout}" if rollout else "")
             log.info("cross_check_begins", experiment=experiment, tasks=len(tasks))
             theirs = official_verdict(python, self.out, experiment, self._config.dataset, tasks)
-            total = summarise([one.scored(self.difficulties[one.task_id]) for one in mine.values()])
-            ours = {task: mine[task].success for task in tasks}
+            # AppWorld's own evaluation does not look for tampering: there its word is no difference, only told
+            taken = {task: theirs.success.get(task, False) for task in tasks if "tampered" in mine[task].tags}
+            tampered |= set(taken)
+            ours = {task: taken.get(task, mine[task].success) for task in tasks}
+            scored = [replace(mine[task].scored(self.difficulties[task]), success=ours[task]) for task in tasks]
+            total = summarise(scored)
             found += differences(ours, theirs, total["tgc"], total["sgc"])
             figures[experiment] = {"task_goal_completion": theirs.tgc, "scenario_goal_completion": theirs.sgc}
-        return {"agrees": not found, "differences": found, "experiments": figures, "command": again}
+        told = {"agrees": not found, "differences": found, "tampered": sorted(tampered)}
+        return {**told, "experiments": figures, "command": again}
 
 
 class Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -23,15 +24,18 @@ def show(result: Mapping[str, Any]) -> None:
         _say(console, "AppWorld's own evaluation " + ("agrees" if told["agrees"] else "does not agree:"))
         for difference in told["differences"]:
             _say(console, f"  {difference}")
+    for task in told.get("tampered", ()):
+        _say(console, f"tampered: {task}: it counts as failed here, whatever AppWorld's own evaluation says of it")
     _say(console, f"{result['out']}: result.json, and experiments/outputs for AppWorld's tools:")
     _say(console, told.get("command", ""))
 
 
 def _shares(result: Mapping[str, Any]) -> Table:
     title = f"{result['dataset']}, version {result['policy_version']}, temperature {result['temperature']:g}"
-    table = Table(title=title, title_justify="left", caption="95 %: of other scenarios; [of as many coin throws]")
-    for name in ("", "tasks", "scenarios", "TGC", "95 %", "SGC", "95 %", "mean reward"):
-        table.add_column(name, justify="right" if name else "left")
+    caption = "95 %: on other scenarios like these; below: as if tasks were coin throws"
+    table = Table(title=title, title_justify="left", caption=caption, box=SIMPLE_HEAD)
+    for name in ("", "tasks", "scen.", "TGC", "95 %", "SGC", "95 %", "reward"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     rows = {f"difficulty {level}": figures for level, figures in result.get("by_difficulty", {}).items()}
     for name, figures in {"all": result, **rows}.items():
         cells: list[str] = [name, str(figures["tasks"]), str(figures["scenarios"])]
@@ -42,7 +46,7 @@ def _shares(result: Mapping[str, Any]) -> Table:
 
 
 def _intervals(resampled: Sequence[float], plain: Sequence[float]) -> str:
-    return f"{resampled[0]:.0%} to {resampled[1]:.0%} \\[{plain[0]:.0%} to {plain[1]:.0%}]"
+    return "\n".join(f"{low:.0%} to {high:.0%}" for low, high in (resampled, plain))
 
 
 def _scenarios(by_scenario: Mapping[str, Any]) -> Table:
