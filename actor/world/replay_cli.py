@@ -115,9 +115,7 @@ def _split(argv: Sequence[str]) -> Words:
 async def _run(words: Words, loaded: Loaded) -> tuple[Tally, list[str]]:
     # as above: heavier still
     from actor.world.audit import AT_ONCE, Tally, audit, drawn, facts_of  # noqa: PLC0415
-    from actor.world.client import WorldHost  # noqa: PLC0415
-    from actor.world.install import appworld_python  # noqa: PLC0415
-    from actor.world.root import choose_root  # noqa: PLC0415
+    from actor.world_protocol import provider_of  # noqa: PLC0415
     from common.journal import Journal  # noqa: PLC0415
     from common.prompt import Prompt  # noqa: PLC0415
     from common.run_folder import tokenizer_folder  # noqa: PLC0415
@@ -132,18 +130,19 @@ async def _run(words: Words, loaded: Loaded) -> tuple[Tally, list[str]]:
     seed = words.number("--seed")
     places = drawn(journal, words.number("--sample"), 1 if seed is None else seed) if one is None else []
     damage = journal.damage
-    host = await WorldHost.start(config, appworld_python(), choose_root(config.root))
+    worlds = await asyncio.to_thread(provider_of(config.provider), config)
     try:
+        await worlds.start()
         if one is not None:
             tally = Tally(1)
-            tally.add(await facts_of(one, host, prompt, longest))
+            tally.add(await facts_of(one, worlds, prompt, longest))
             return tally, damage
         progress, at_once = _Progress(), min(AT_ONCE, config.max_worlds)
-        tally = await audit(journal, places, host, prompt, longest=longest, at_once=at_once, on_done=progress.show)
+        tally = await audit(journal, places, worlds, prompt, longest=longest, at_once=at_once, on_done=progress.show)
         progress.end(tally)
         return tally, journal.damage
     finally:
-        await host.close()
+        await worlds.close()
 
 
 def _context_tokens(actor: ActorConfig, model: Path) -> int:
