@@ -14,7 +14,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from actor.world.root import TASK_ID
+from actor.world.root import TASK_ID, listed
 from common.errors import UsageError
 
 DATA_VERSION = "0.1.0"  # of data that the installed engine takes (its DB_VERSION)
@@ -71,8 +71,7 @@ def list_problems(root: Path) -> Iterator[str]:
     """What is wrong with the lists of task ids, and which tasks stand in none."""
     tasks = {path.name for path in (root / "full" / "data" / "tasks").iterdir() if path.is_dir()}
     for file in sorted((root / "full" / "data" / "datasets").glob("*.txt")):
-        ids = [line.partition(":")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
-        ids = [task_id for task_id in ids if task_id]
+        ids = listed(file)
         if not ids:
             yield f"{file} lists no task"
         yield from (f"{file} lists {task_id}, which the root does not have" for task_id in ids if task_id not in tasks)

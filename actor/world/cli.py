@@ -5,6 +5,7 @@ loop world build         makes and verifies a data root below the cache folder, 
 loop world verify        tries every task in many ways: its solution must pass, all others must fail
 loop world show [TASK]   prints a task, or the table of all scenarios
 loop world tasks         lists the task ids of a data set, of some difficulties
+loop world check         whether a data root is whole, and the engine starts on it
 loop world demonstrate   plays noisy demonstrations of train tasks, for the warm start
 """
 
@@ -46,19 +47,20 @@ def main(argv: Sequence[str]) -> int:
     tasks.add_argument("--dataset", default="train", metavar="NAME", help="its name (default train)")
     tasks.add_argument("--difficulty", type=_levels, metavar="N,N", help="tasks of these difficulties alone, e.g. 1,2")
     tasks.add_argument("--out", type=Path, metavar="FILE", help="the list to write, for learner.rollout.train_tasks")
+    check = commands.add_parser("check", help="look at every file of a data root, and start the engine on it")
     demonstrate = commands.add_parser("demonstrate", help="play noisy demonstrations of train tasks")
     demonstrate.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
     demonstrate.add_argument("--count", type=_count, default=2000, metavar="N", help="how many (default 2000)")
     demonstrate.add_argument("--seed", type=_count, default=1, metavar="N", help="seed of the draws (default 1)")
     demonstrate.add_argument("--graded", action="store_true", help="grade each with its task's tests as well")
-    for command in (verify, show, tasks, demonstrate):
+    for command in (verify, show, tasks, check, demonstrate):
         command.add_argument(
             "--root",
             type=Path,
             metavar="FOLDER",
             help="a data root, or AppWorld's own data (default: APPWORLD_ROOT, else the built world)",
         )
-    for command in (install, build, verify, show, tasks, demonstrate):
+    for command in (install, build, verify, show, tasks, check, demonstrate):
         command.add_argument("--json", **as_json)  # type: ignore[arg-type]
     words = parser.parse_args(argv)
     return RUN[words.command](words)
@@ -159,6 +161,16 @@ def _tasks(words: argparse.Namespace) -> int:
     return 0
 
 
+def _check(words: argparse.Namespace) -> int:
+    from actor.world.checkup import look_at, say  # noqa: PLC0415
+    from actor.world.root import choose_root  # noqa: PLC0415
+
+    _log()
+    facts = look_at(choose_root(words.root))
+    _say(words, facts, say(facts))
+    return 1 if facts["problems"] else 0
+
+
 def _demonstrate(words: argparse.Namespace) -> int:
     from actor.world.demonstrate import demonstrate  # noqa: PLC0415
     from actor.world.root import choose_root  # noqa: PLC0415
@@ -179,5 +191,6 @@ RUN = {
     "verify": _verify,
     "show": _show,
     "tasks": _tasks,
+    "check": _check,
     "demonstrate": _demonstrate,
 }

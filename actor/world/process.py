@@ -20,6 +20,7 @@ log = get_logger(__name__)
 PACKAGE = Path(__file__).parent.parent
 LINE_LIMIT = 1 << 16
 START_SECONDS = 180.0
+INSTALL_ANEW = "where its installation is broken, remove the folder that 'loop world install' names and run that again"
 # The project's own folder never enters sys.path: beside an installed project lie packages that the engine cannot bear.
 BOOT = """
 import importlib, json, sys, types
@@ -35,11 +36,16 @@ class WorldProcess:
 
     def __init__(self, module: str, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
         self.module, self.process, self.sock = module, process, sock
+        self.last_words = ""  # the last line that it printed
         self._reader = asyncio.create_task(self._pass_on())
 
     @classmethod
     async def start(cls, module: str, kind: socket.SocketKind, python: Path, settings: dict[str, Any]) -> WorldProcess:
-        """Starts `module.main(descriptor, settings)` with an environment of nothing but what the engine needs."""
+        """Starts `module.main(descriptor, settings)` with an environment of nothing but what the engine needs.
+
+        Raises:
+            RunError: there is no process, or the system does not start this python.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -53,6 +59,9 @@ class WorldProcess:
                 limit=LINE_LIMIT,
                 env={"LANG": "C.UTF-8", "PATH": os.defpath, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
             )
+        except OSError as error:
+            ours.close()
+            raise RunError(f"{module} did not start: {python}: {error.strerror}; {INSTALL_ANEW}") from None
         except BaseException:
             ours.close()
             raise
@@ -75,7 +84,8 @@ class WorldProcess:
             await self.stop(0.0)
             raise
         await self.stop(0.5)
-        raise RunError(f"{self.module} did not start: {reason}")
+        said = f"; its last words: {self.last_words[:500]}" if self.last_words else ""
+        raise RunError(f"{self.module} did not start: {reason}{said}; {INSTALL_ANEW}")
 
     @property
     def alive(self) -> bool:
@@ -109,4 +119,6 @@ class WorldProcess:
                 continue
             if not line:
                 return
-            log.warning("world_engine_said", process=self.module, text=line.decode(errors="replace").rstrip())
+            text = line.decode(errors="replace").rstrip()
+            self.last_words = text or self.last_words
+            log.warning("world_engine_said", process=self.module, text=text)

@@ -84,9 +84,7 @@ def dataset_ids(root: Path, name: str, difficulties: Collection[int] | None = No
     if "/" in name or not file.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("*.txt"))) or "none"
         raise UsageError(f"the data root {root} has no data set '{name}'; it has {known}")
-    # AppWorld allows a tag behind an id: "82e2fac_1:tag"
-    lines = [line.partition(":")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    ids = [line for line in lines if line]
+    ids = listed(file)
     if not ids:
         raise UsageError(f"{file}: lists no task")
     for task_id, count in Counter(ids).items():
@@ -101,6 +99,12 @@ def dataset_ids(root: Path, name: str, difficulties: Collection[int] | None = No
         wanted = ", ".join(map(str, sorted(difficulties)))
         raise UsageError(f"no task of data set '{name}' of {root} has difficulty {wanted}")
     return chosen
+
+
+def listed(file: Path) -> list[str]:
+    """What a data set's file lists, as it stands there but for the tags that AppWorld allows: "82e2fac_1:tag"."""
+    lines = [line.partition(":")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line]
 
 
 def difficulty_of(root: Path, task_id: str) -> int:

@@ -8,9 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from actor.world.root import DATASETS, listed
 from common.errors import UsageError
-
-DATASETS = ("train", "dev", "test_normal", "test_challenge")
 
 
 def task_facts(root: Path, task_id: str) -> dict[str, Any]:
@@ -24,26 +23,39 @@ def task_facts(root: Path, task_id: str) -> dict[str, Any]:
         raise UsageError(f"there is no task {task_id} in {root}{hint}; 'loop world show' lists the scenarios")
     truth = folder / "ground_truth"
     specs, metadata = _read(folder / "specs.json"), _read(truth / "metadata.json")
-    cells = _read(truth / "solution.json")["cells"] if (truth / "solution.json").exists() else []
     return {
         "task_id": task_id,
         "dataset": next((name for name, ids in task_ids(root).items() if task_id in ids), None),
         "instruction": specs["instruction"],
         "supervisor": specs["supervisor"],
-        "apps": metadata.get("apps", []),
+        "apps": _apps(truth, metadata),
         "difficulty": metadata["difficulty"],
         "answer": _read(truth / "answer.json"),
-        "solution": cells,
+        "solution": _solution(truth),
         "requirements": [test["requirement"] for test in _read(truth / "test_data.json")],
         "tests": (truth / "evaluation.py").read_text(encoding="utf-8"),
     }
+
+
+def _apps(truth: Path, metadata: dict[str, Any]) -> list[str]:
+    """A built world has them in the metadata; AppWorld's own data in a file, for train and dev."""
+    file = truth / "required_apps.json"
+    return list(metadata.get("apps") or (_read(file) if file.exists() else []))
+
+
+def _solution(truth: Path) -> list[str]:
+    """The cells of the reference solution; AppWorld's own is one file, for train and dev alone."""
+    if (truth / "solution.json").exists():
+        return list(_read(truth / "solution.json")["cells"])
+    file = truth / "solution.py"
+    return [file.read_text(encoding="utf-8")] if file.exists() else []
 
 
 def task_ids(root: Path) -> dict[str, list[str]]:
     """Task ids by data set."""
     folder = root / "full" / "data" / "datasets"
     files = {name: folder / f"{name}.txt" for name in DATASETS}
-    return {name: file.read_text(encoding="utf-8").split() for name, file in files.items() if file.exists()}
+    return {name: listed(file) for name, file in files.items() if file.exists()}
 
 
 def scenario_facts(root: Path) -> list[dict[str, Any]]:

@@ -139,11 +139,39 @@ def test_what_a_process_prints_is_an_event(world_root, tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho what the engine says\nexit 3\n")
     python.chmod(0o755)
-    with capture_logs() as logs, pytest.raises(RunError, match=r"actor.world.(host|grade) did not start: it ended"):
+    with (
+        capture_logs() as logs,
+        pytest.raises(RunError, match=r"actor.world.(host|grade) did not start: it ended") as caught,
+    ):
         asyncio.run(WorldHost.start(WorldConfig(), python, world_root))
+    assert "; its last words: what the engine says; where its installation is broken" in str(caught.value)
     said = [entry for entry in logs if entry["event"] == "world_engine_said"]
     assert {entry["text"] for entry in said} == {"what the engine says"}
     assert {entry["process"] for entry in said} <= {"actor.world.host", "actor.world.grade"}
+
+
+BROKEN_ENGINE = """#!/bin/sh
+echo 'Traceback (most recent call last):'
+echo "ModuleNotFoundError: No module named 'munch'"
+exit 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (BROKEN_ENGINE, "its last words: ModuleNotFoundError: No module named 'munch'"),
+        ("no program", "Exec format error"),
+    ],
+)
+def test_an_engine_that_cannot_start_is_named_by_its_last_line(world_root, tmp_path, text, told):
+    python = tmp_path / "python"
+    python.write_text(text)
+    python.chmod(0o755)
+    with pytest.raises(RunError, match=told) as caught:
+        asyncio.run(WorldHost.start(WorldConfig(), python, world_root))
+    assert "remove the folder that 'loop world install' names and run that again" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 ORPHAN = """

@@ -1,5 +1,6 @@
 """AppWorld's own data, in their own form, become a data root without a copy and without a change."""
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -8,9 +9,12 @@ import pytest
 from official_data import make_official, rewrite
 from structlog.testing import capture_logs
 
-from actor.world import official
+from actor.world import cli, install, official, show
+from actor.world.config import WorldConfig
 from actor.world.root import check_root, choose_root, dataset_ids, difficulty_of, is_official, read_task
+from actor.world.service import AppWorlds
 from actor.world.tasks import list_tasks
+from actor.world_protocol import UnusableTask
 from common.errors import UsageError
 
 TASKS = ("likeSong_1", "likeSong_2", "payFriend_1", "longestSong_1", "alarmTime_1")
@@ -18,6 +22,8 @@ TASKS = ("likeSong_1", "likeSong_2", "payFriend_1", "longestSong_1", "alarmTime_
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
+    python = install.appworld_python()  # of the real cache folder
+    monkeypatch.setattr("actor.world.service.appworld_python", lambda: python)
     monkeypatch.setenv("LOOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("APPWORLD_ROOT", raising=False)
     return tmp_path / "cache"
@@ -26,6 +32,11 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def data(tmp_path, world_root, cache):
     return make_official(tmp_path / "appworld", world_root, TASKS)
+
+
+def solution(world_root, task_id):
+    file = world_root / "full" / "data" / "tasks" / task_id / "ground_truth" / "solution.json"
+    return json.loads(file.read_text())["cells"]
 
 
 def below(folder):
@@ -136,10 +147,10 @@ def test_ids_are_those_of_the_list_without_its_tags(data):
 
 def test_difficulties_choose_tasks(world_root):
     ids = dataset_ids(world_root, "train")
-    by_level = {level: dataset_ids(world_root, "train", [level]) for level in (1, 2, 3)}
-    assert sorted(task_id for found in by_level.values() for task_id in found) == sorted(ids)
-    assert all(difficulty_of(world_root, task_id) == level for level, found in by_level.items() for task_id in found)
-    assert dataset_ids(world_root, "train", (1, 2)) == [i for i in ids if difficulty_of(world_root, i) != 3]
+    levels = {task_id: difficulty_of(world_root, task_id) for task_id in ids}
+    assert len(set(levels.values())) > 1
+    for wanted in ({1}, {3}, {1, 3}):
+        assert dataset_ids(world_root, "train", wanted) == [i for i in ids if levels[i] in wanted]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +184,73 @@ def test_another_count_than_the_papers_is_said_of_official_data_alone(data, worl
     assert found["count"] == len(found["tasks"]) > 0
     (warned,) = [entry for entry in logs if entry["event"] == "another_count_than_published"]
     assert (warned["tasks"], warned["published_tasks"], warned["published_scenarios"]) == (found["count"], 72, 24)
+
+
+def test_its_tasks_are_shown_to_a_person(data):
+    root = choose_root(data)
+    train, test = show.task_facts(root, "payFriend_1"), show.task_facts(root, "alarmTime_1")
+    assert (train["dataset"], train["apps"]) == ("train", ["venmo"])
+    assert train["solution"][0].startswith("# Canary String")
+    assert test["dataset"] == "test_challenge"
+    assert test["solution"] == []
+    assert {fact["scenario"] for fact in show.scenario_facts(root)} == {task.split("_")[0] for task in TASKS}
+
+
+def test_the_command_lists_tasks_and_writes_the_learners_list(data, tmp_path, capsys):
+    words = ["tasks", "--root", str(data), "--dataset", "train", "--difficulty", "1,2"]
+    assert cli.main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert cli.main([*words, "--out", str(tmp_path / "train.txt")]) == 0
+    assert (
+        capsys.readouterr().out.strip()
+        == f"{found['count']} tasks of {found['scenarios']} scenarios in {tmp_path}/train.txt"
+    )
+    assert (tmp_path / "train.txt").read_text().split() == found["tasks"]
+    assert found["tasks"] == dataset_ids(choose_root(data), "train", (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--difficulty", "4"], "'4' is not difficulties between 1 and 3, such as 1,2"),
+        (["--dataset", "tset"], "has no data set 'tset'"),
+        (["--out", "/nowhere/at/all"], "--out /nowhere/at/all: cannot be written"),
+    ],
+)
+def test_bad_words_for_a_list_are_refused(world_root, words, problem):
+    with pytest.raises(UsageError, match=problem):
+        cli.main(["tasks", "--root", str(world_root), *words])
+
+
+def test_demonstrations_of_data_without_solutions_are_refused(data, tmp_path):
+    with pytest.raises(UsageError, match="AppWorld's own data do not have"):
+        cli.main(["demonstrate", "--root", str(data), "--out", str(tmp_path / "x.jsonl")])
+
+
+def test_episodes_are_played_and_graded_on_it(data, world_root):
+    """By the actor's own service: the reference solution of the world that the data are made of, and nothing."""
+
+    async def scenario():
+        service = AppWorlds(WorldConfig(root=data, memory_megabytes=256))
+        service.check(TASKS)
+        await service.start()
+        try:
+            verdicts = []
+            for cells in (solution(world_root, "likeSong_1"), ["apis.supervisor.complete_task()"]):
+                world = await service.open("likeSong_1")
+                for cell in cells:
+                    await world.execute(cell)
+                verdicts.append(await world.grade())
+            with pytest.raises(UnusableTask, match="has no task 'ghost_1'"):
+                await service.open("ghost_1")
+            return verdicts
+        finally:
+            await service.close()
+
+    right, nothing = asyncio.run(scenario())
+    assert right.success
+    assert not nothing.success
+    assert not list((data / "data").rglob("__pycache__"))
 
 
 def test_a_view_says_what_it_is_of(data):
