@@ -191,7 +191,7 @@ def test_its_tasks_are_shown_to_a_person(data):
     train, test = show.task_facts(root, "payFriend_1"), show.task_facts(root, "alarmTime_1")
     assert (train["dataset"], train["apps"]) == ("train", ["venmo"])
     assert train["solution"][0].startswith("# Canary String")
-    assert test["dataset"] == "test_normal"
+    assert test["dataset"].startswith("test_")
     assert test["solution"] == []
     assert {fact["scenario"] for fact in show.scenario_facts(root)} == {task.split("_")[0] for task in TASKS}
 
