@@ -61,11 +61,11 @@ def test_a_few_look_around_look_an_api_up_or_forget_their_token_and_mend_it(line
         for i, (turn, after) in enumerate(itertools.pairwise(line["turns"]))
         if "Response status code is 401" in turn["observation"] and "access_token=" in after["code"]
     ]
-    for found in (looked, looked_up, slipped):
-        assert 1 <= len(found) <= 20
+    assert 1 <= len(looked) <= 20
+    assert 1 <= len(looked_up + slipped) <= 40
     assert all(line["turns"][i]["observation"].startswith("amazon phone ") for line, i in looked)
     assert all("access_token" in line["turns"][i]["observation"] for line, i in looked_up)
-    assert any(line["success"] for line, _ in slipped)
+    assert not any(line["right"] for line, _ in slipped)
 
 
 def test_the_same_seed_gives_the_same_lines(lines, world_root, tmp_path):
