@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from common.checkpoint import Manifest
 
 USAGE = """usage: loop eval --checkpoint DIR|RUN[@VERSION] --dataset NAME [--temperature 0] [--rollouts N]
-                 [--difficulty 1,2] [--out DIR] [--json] [--dry-run] [--config FILE] [--section.key value ...]
+                 [--difficulty 1,2] [--out DIR] [--json] [--dry-run] [--require-confinement]
+                 [--config FILE] [--section.key value ...]
 
 Plays every task of a data set and prints TGC and SGC with 95 % intervals, in total, by difficulty and by scenario.
 Short options stand for those of the section evaluate. Without --config, a run's own configuration is taken."""
@@ -82,13 +83,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _without_shorthands(argv: Sequence[str]) -> list[str]:
-    """`--rollouts 4` is `--evaluate.rollouts 4`, and so on."""
+    """`--rollouts 4` is `--evaluate.rollouts 4`, and so on; `--require-confinement` is an option of the worlds."""
     words = []
     for word in argv:
         name, equals, value = word.partition("=")
         short = name.removeprefix("--") if name.startswith("--") else ""
         if short in SHORT:
             words.append(f"--evaluate.{short}{equals}{value}")
+        elif word == "--require-confinement":
+            words.append("--world.require_confinement=true")
         else:
             words.append(word)
     for index, word in enumerate(words):  # 1,2 is a list
