@@ -37,7 +37,7 @@ class BuildArguments(Section):
     train: int = Field(default=12, ge=1, le=500, description="train tasks per scenario, count", examples=[12])
     dev: int = Field(default=2, ge=1, le=100, description="dev tasks per scenario, count", examples=[2])
     test: int = Field(
-        default=3, ge=1, le=100, description="test_normal tasks per scenario of train, count", examples=[3]
+        default=4, ge=1, le=100, description="test_normal tasks per scenario of train, count", examples=[4]
     )
     unseen: int = Field(
         default=6, ge=1, le=100, description="test_normal tasks per scenario that train lacks, count", examples=[6]

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 SIZES = {
     "train": (12, "train tasks per scenario"),
     "dev": (2, "dev tasks per scenario"),
-    "test": (3, "test_normal tasks per scenario of train"),
+    "test": (4, "test_normal tasks per scenario of train"),
     "unseen": (6, "test_normal tasks per scenario that train lacks"),
     "challenge": (6, "test_challenge tasks per scenario of its own"),
 }

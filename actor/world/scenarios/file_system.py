@@ -62,7 +62,7 @@ FILE_TEXT = Scenario(
     difficulty=2,
     instruction="What does my file '$file' say?",
     cells=(LOGIN, f"{FIND}\nprint({READ})", ANSWER),
-    choices={"find": Choice(right=NAMED, wrong=((NAMED_LIKE, 1),), chance=0.42)},
+    choices={"find": Choice(right=NAMED, wrong=((NAMED_LIKE, 1),), chance=0.36)},
     draft=_to_read,
     evaluate=question,
 )
@@ -137,7 +137,7 @@ MOVE_FILE = Scenario(
     ),
     choices={
         "find": Choice(right=NAMED, wrong=((NAMED_LIKE, 1),), chance=0.9),
-        "verb": Choice(right="move_file", wrong=(("copy_file", 1),), chance=0.42),
+        "verb": Choice(right="move_file", wrong=(("copy_file", 1),), chance=0.36),
     },
     draft=_to_move,
     evaluate=moved,

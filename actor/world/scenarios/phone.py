@@ -88,7 +88,7 @@ LAST_TEXT = Scenario(
     choices={
         "username": USERNAME,
         "find": Choice(right=", query='$name'", wrong=(("", 1),), chance=0.95),
-        "which": Choice(right="0", wrong=(("-1", 1),), chance=0.4),
+        "which": Choice(right="0", wrong=(("-1", 1),), chance=0.34),
     },
     draft=_texts_from,
     evaluate=question,

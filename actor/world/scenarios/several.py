@@ -76,7 +76,7 @@ SONG_NOTE = Scenario(
         f"apis.simple_note.create_note(title='$title', content=x, access_token=u)\n{DONE}",
     ),
     choices={
-        "read": Choice(right=pages(LIBRARY), wrong=((first_page(LIBRARY), 1),), chance=0.42),
+        "read": Choice(right=pages(LIBRARY), wrong=((first_page(LIBRARY), 1),), chance=0.36),
         "pick": Choice(right="max", wrong=(("min", 1),), chance=0.9),
     },
     draft=_song_to_note,
@@ -106,7 +106,7 @@ PAY_FILE = Scenario(
         "find": Choice(right=NAMED, wrong=((NAMED_LIKE, 1),), chance=0.8),
         "seek": Choice(right=", query='$name'", wrong=(("", 1),), chance=0.92),
         "verb": Choice(
-            right="create_transaction(receiver_email", wrong=(("create_payment_request(user_email", 1),), chance=0.9
+            right="create_transaction(receiver_email", wrong=(("create_payment_request(user_email", 1),), chance=0.4
         ),
     },
     draft=_file_to_pay,
@@ -140,7 +140,7 @@ TEXT_TASK = Scenario(
         "username": USERNAME,
         "seek": Choice(right=", query='$project'", wrong=(("", 1),), chance=0.95),
         "find": Choice(right=", query='$name'", wrong=(("", 1),), chance=0.92),
-        "pick": Choice(right="min(s, key=lambda x: x['due_date'])", wrong=(("s[0]", 1),), chance=0.42),
+        "pick": Choice(right="min(s, key=lambda x: x['due_date'])", wrong=(("s[0]", 1),), chance=0.35),
     },
     draft=_task_to_text,
     evaluate=texted,

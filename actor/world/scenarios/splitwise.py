@@ -102,7 +102,7 @@ ADD_EXPENSE = Scenario(
         FIND,
         f"{EMAILS}\napis.splitwise.record_expense({COST}, debtor_emails=e$where, access_token=t)\n{DONE}",
     ),
-    choices={"where": Choice(right=", group_id=g['group_id']", wrong=(("", 1),), chance=0.42)},
+    choices={"where": Choice(right=", group_id=g['group_id']", wrong=(("", 1),), chance=0.36)},
     draft=_to_record,
     evaluate=recorded,
 )

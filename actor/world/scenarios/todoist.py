@@ -142,7 +142,7 @@ OPEN_TASKS = Scenario(
     cells=(LOGIN, FIND, f"{OPEN}\nprint(len(s))", ANSWER),
     choices={
         "find": Choice(right=", query='$project'", wrong=(("", 1),), chance=0.9),
-        "filter": Choice(right=", is_completed=False", wrong=(("", 1),), chance=0.42),
+        "filter": Choice(right=", is_completed=False", wrong=(("", 1),), chance=0.33),
     },
     draft=_to_count,
     evaluate=question,
@@ -178,7 +178,7 @@ ADD_TASK = Scenario(
     cells=(LOGIN, FIND, f"apis.todoist.create_task(project_id=n, title='$title'$more, access_token=t)\n{DONE}"),
     choices={
         "find": Choice(right=", query='$project'", wrong=(("", 1),), chance=0.92),
-        "more": Choice(right=", priority='$priority'", wrong=(("", 1),), chance=0.42),
+        "more": Choice(right=", priority='$priority'", wrong=(("", 1),), chance=0.36),
     },
     draft=_to_add,
     evaluate=task_added,

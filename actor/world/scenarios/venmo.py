@@ -141,7 +141,7 @@ TOTAL_SENT = Scenario(
                 (first_page(HISTORY, "user_email=e, "), 1),
                 (pages(HISTORY, "direction='sent', "), 1),
             ),
-            chance=0.38,
+            chance=0.3,
         ),
     },
     draft=_history,
