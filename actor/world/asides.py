@@ -86,9 +86,6 @@ for song in apis.spotify.show_liked_songs(access_token=t)[-1:]:
 for song in apis.spotify.show_song_library(access_token=t)[:1]:
     apis.spotify.remove_song_from_library(song_id=song['song_id'], access_token=t)""",
         makes_a_playlist="apis.spotify.create_playlist(title='Aside', access_token=t)",
-        deletes_a_playlist="""\
-for playlist in apis.spotify.show_playlist_library(access_token=t)[-1:]:
-    apis.spotify.delete_playlist(playlist_id=playlist['playlist_id'], access_token=t)""",
         follows_an_artist="""\
 known = [a['artist_id'] for i in range(3) for a in apis.spotify.show_following_artists(access_token=t, page_index=i)]
 artists = [artist['artist_id'] for artist in apis.spotify.search_artists(page_limit=20)]
@@ -111,9 +108,6 @@ for payment in apis.venmo.show_transactions(access_token=t)[-1:]:
     apis.venmo.create_transaction_comment(
         transaction_id=payment['transaction_id'], comment='aside', access_token=t
     )""",
-        deletes_notifications="""\
-if apis.venmo.show_notifications(access_token=t):
-    apis.venmo.delete_notifications(access_token=t)""",
     ),
     *_all(
         "file_system",

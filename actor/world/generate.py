@@ -4,7 +4,7 @@
 
 Flows in: a folder that exists and is empty, the arguments as JSON. Flows out: `FOLDER/full/data` and JSON lines of
 progress on standard output, e.g. {"event": "tasks_graded", "done": 50, "of": 560, "seconds": 41.2}. Each task is
-verified through the engine: the reference solution passes; a no-op, a wrong way and damage beside it fail.
+verified through the engine: the reference solution passes; a no-op and damage beside it fail.
 """
 
 from __future__ import annotations
