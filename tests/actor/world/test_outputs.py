@@ -46,6 +46,9 @@ class Script:
     def told(self, sampled_ids, output):
         return output or ""
 
+    def has_stopped(self, sampled_ids):
+        return True
+
     def episode(self):
         return contextlib.nullcontext()
 
