@@ -19,7 +19,7 @@ from common.log import get_logger
 log = get_logger(__name__)
 PACKAGE = Path(__file__).parent.parent
 LINE_LIMIT = 1 << 16
-START_SECONDS = 180.0
+START_SECONDS = 600.0  # ten cold engines at once on two cores needed 180
 INSTALL_ANEW = "where its installation is broken, remove the folder that 'loop world install' names and run that again"
 # The project's own folder never enters sys.path: beside an installed project lie packages that the engine cannot bear.
 BOOT = """
