@@ -176,7 +176,8 @@ class WorldHost:
         missing = missing_guards(self.guards)
         log.info("world_host_ready", seconds=told["seconds"], guards=list(self.guards), missing=missing)
         if missing and self.config.require_confinement:
-            await process.stop()
+            self._host = process
+            process.sock.close()  # it ends when it sees that, and `close` buries it: here a cancellation may come
             insist("the world's host", missing)
         return process
 

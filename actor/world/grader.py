@@ -54,10 +54,10 @@ class Grader:
         self.guards = tuple(told["guards"])
         missing = missing_guards(self.guards)
         log.info("world_grader_ready", guards=list(self.guards), missing=missing)
-        if self._required and missing:
-            await process.stop()
-            insist("the grader", missing)
         self._process = process
+        if self._required and missing:
+            process.sock.close()  # it ends when it sees that, and `close` buries it: here a cancellation may come
+            insist("the grader", missing)
 
     async def close(self) -> None:
         """Ends the process. Idempotent."""
