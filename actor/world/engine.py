@@ -284,12 +284,16 @@ def _build_once() -> None:
     test_client = importlib.import_module("starlette.testclient")
     make_shell = environment.InteractiveShellEmbed
     shells: list[Any] = []
+    names: dict[str, Any] = {}
 
     def shell(config: Any = None) -> Any:
         if not shells:
             shells.append(make_shell(config=config))
+            names.update(shells[0].user_ns)
             # A failed cell's message comes from its exception: what IPython would print beside it is thrown away.
             shells[0].showtraceback = lambda *_args, **_kwargs: None
+        shells[0].user_ns.clear()  # what the world before left there
+        shells[0].user_ns.update(names)
         return shells[0]
 
     def start_models(self: Any) -> types.SimpleNamespace:

@@ -39,6 +39,11 @@ def test_variables_live_from_turn_to_turn(worlds):
     assert second == Observation("42\n", failed=False, completed=False)
 
 
+def test_a_world_starts_without_the_variables_of_another_one(worlds):
+    for name in ("x", "i"):  # the cells that warm the host up set these
+        assert worlds.only(f"print({name})").text.endswith(f"NameError: name '{name}' is not defined")
+
+
 def test_a_failing_cell_says_where_and_the_next_one_runs(worlds):
     (first, second), _ = worlds.play(["y = 1\n1 / 0", "print(y)"])
     assert first.failed
