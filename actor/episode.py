@@ -2,11 +2,11 @@
 
     opening ─► [ sample ─► execute ─► observation ] ... ─► grade
 
-An episode ends when the policy completes the task, a limit of its lease is reached, or a cell was killed (its world
-runs no more cells); however it ends, it is graded as it stands, and a tag says how. A turn cut by its token limit is
-executed as it stands and the episode goes on; one cut by the episode's context limit is not executed. A turn without
-code gets an observation that says so. What breaks down around the policy (world, grader, engine) is never a reward:
-it is raised.
+An episode ends when the policy completes the task, a limit of its lease is reached, or a cell was killed and its
+world runs no more cells; however it ends, it is graded as it stands, and a tag says how. A turn cut by its token
+limit is executed as it stands and the episode goes on; one cut by the episode's context limit is not executed. A turn
+without code gets an observation that says so. What breaks down around the policy (world, grader, engine) is never a
+reward: it is raised.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ async def _turns(
             return "completed"
         if seen is not None and seen.killed is not None:
             episode.tag(f"killed_by_{seen.killed}")
-            return "killed"
+            if not seen.goes_on:
+                return "killed"
         if len(episode.turns) >= sampling.max_turns:
             return "turn_limit"
         text = prompt.told(sampled.ids, None if seen is None else seen.text)

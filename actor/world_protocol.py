@@ -37,7 +37,9 @@ class Task(Supervisor, Protocol):
 
 
 class Seen(Protocol):
-    """What a cell led to: its observation, whether the task is completed, and what killed the cell, if anything."""
+    """What a cell led to: its observation, whether the task is completed, what killed the cell, if anything, and
+    whether its world takes further cells all the same.
+    """
 
     @property
     def text(self) -> str: ...
@@ -45,6 +47,8 @@ class Seen(Protocol):
     def completed(self) -> bool: ...
     @property
     def killed(self) -> str | None: ...
+    @property
+    def goes_on(self) -> bool: ...
 
 
 class Judged(Protocol):

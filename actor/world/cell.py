@@ -56,7 +56,7 @@ def run(template: Template, sock: socket.socket, characters: int, *, log_calls: 
         template.ask_through(lambda call: _ask(sock, state, call))
         template.hide_databases()
         while (frame := frames.receive(sock, ANSWER_LIMIT)) is not None:
-            message, failed = template.execute(frame[1].decode())
+            message, failed = template.execute(state.take(*frame).decode())
             calls = template.new_calls() if log_calls else b""
             head, news = state.news()
             text = cut(message, characters).encode("utf-8", errors="replace")

@@ -27,7 +27,7 @@ from actor.world.grader import Grader, Verdict
 from actor.world.guards import insist, missing_guards
 from actor.world.process import WorldProcess
 from actor.world.root import TaskText, check_root, read_task
-from actor.world.transport import packet, ready, receive, send_descriptor
+from actor.world.transport import packet, ready, receive, send_descriptors
 from actor.world_protocol import UnusableTask, WorldFailure
 from common.errors import RunError, UsageError
 from common.log import get_logger
@@ -49,6 +49,7 @@ class Observation:
     killed: str | None = (
         None  # what ended the cell process: time, episode, cpu, memory, output, killed, crashed, exited
     )
+    goes_on: bool = False  # though it was killed: a fresh cell process takes the next cell
 
 
 class WorldHost:
@@ -103,12 +104,10 @@ class WorldHost:
         ours.setblocking(False)
         try:
             async with asyncio.timeout(self.config.open_seconds):
-                process = await self._running()
                 self._opened += 1
-                asked = json.dumps({"open": self._opened, "task": task_id}).encode()
-                await send_descriptor(process.sock, asked, theirs.fileno())
+                await self._ask(self._opened, task_id, theirs.fileno())
                 theirs.close()
-                world = World(self, task, ours, await _hello(ours, task_id))
+                world = World(self, self._opened, task, ours, await _hello(ours, task_id))
         except BaseException as error:
             theirs.close()
             ours.close()
@@ -129,6 +128,32 @@ class WorldHost:
             await self._grader.close()
         if self._scratch != Path():
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+    async def fresh_cell(self, number: int, task_id: str) -> tuple[int, socket.socket]:
+        """A new cell process for an open world: its pidfd, and the socket that is for its member.
+
+        Raises OSError, WorldFailure, RunError, TimeoutError.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        for_member, shell = socket.socketpair()
+        try:
+            async with asyncio.timeout(self.config.open_seconds):
+                await self._ask(number, task_id, theirs.fileno(), shell.fileno())
+                theirs.close()
+                shell.close()
+                return (await _hello(ours, task_id, 1))[0], for_member
+        except BaseException:
+            for_member.close()
+            raise
+        finally:
+            for sock in (ours, theirs, shell):
+                sock.close()
+
+    async def _ask(self, number: int, task_id: str, *descriptors: int) -> None:
+        process = await self._running()
+        asked = json.dumps({"open": number, "task": task_id}).encode()
+        await send_descriptors(process.sock, asked, *descriptors)
 
     def forget(self, world: World) -> None:
         """A world has closed."""
@@ -185,22 +210,27 @@ class WorldHost:
 class World:
     """One episode's world. Turns are taken one at a time."""
 
-    def __init__(self, host: WorldHost, task: TaskText, sock: socket.socket, pidfds: list[int]) -> None:
-        self.task = task
+    def __init__(self, host: WorldHost, number: int, task: TaskText, sock: socket.socket, pidfds: list[int]) -> None:
+        self.number, self.task = number, task
         self._host, self._sock, self._pidfds = host, sock, pidfds
         self._changes: list[bytes] = []
         self._calls: list[bytes] = []
         self._completed = False
         self._killed: str | None = None
         self._tampered: str | None = None
-        self._open, self._broken = True, False
+        self._open, self._broken, self._member_killed = True, False, False
         self._deadline = asyncio.get_running_loop().time() + host.config.episode_seconds
 
     async def execute(self, code: str) -> Observation:
-        """Runs one cell. A cell over a limit is killed, and its world runs no more cells. Raises WorldFailure."""
+        """Runs one cell. A cell over a limit is killed; then `world.killed_cell` says whether there are more.
+
+        Raises WorldFailure.
+        """
         self._must_stand()
         if self._killed is not None:
-            return self._ended("The session has ended: no more code can be executed.")
+            if not self._goes_on():
+                return self._ended("The session has ended: no more code can be executed.")
+            await self._restart()
         left = self._deadline - asyncio.get_running_loop().time()
         seconds = max(0.0, min(self._host.config.cell_seconds, left))
         turn = asyncio.ensure_future(self._turn(code))
@@ -211,6 +241,7 @@ class World:
                 self._kill(1)
                 done, _ = await asyncio.wait({turn}, timeout=KILL_SECONDS)
             if not done:
+                self._member_killed = True
                 self._kill(0)
             head, body = await turn
         except (OSError, EOFError, frames.BadFrame) as error:
@@ -271,6 +302,26 @@ class World:
             state = "broken" if self._broken else "closed"
             raise WorldFailure(f"the world of task {self.task.task_id} is {state}")
 
+    def _goes_on(self) -> bool:
+        """Whether a killed cell's world gets a fresh process: not when its time is over or its member has ended."""
+        if self._host.config.killed_cell == "end" or self._member_killed:
+            return False
+        return self._killed not in {None, "episode", "memory", "output"}
+
+    async def _restart(self) -> None:
+        """A fresh cell process, whose socket its member gets. Raises WorldFailure."""
+        self._broken = True  # until it is done
+        try:
+            pidfd, shell = await self._host.fresh_cell(self.number, self.task.task_id)
+            os.close(self._pidfds[1])
+            self._pidfds[1] = pidfd
+            with shell:
+                await asyncio.get_running_loop().sock_sendall(self._sock, frames.pack({"shell": True}))
+                await send_descriptors(self._sock, b"s", shell.fileno())
+        except (OSError, RunError, UsageError) as error:
+            raise WorldFailure(f"the world of task {self.task.task_id} got no fresh process: {error}") from error
+        self._broken, self._killed = False, None
+
     async def _turn(self, code: str) -> frames.Frame:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._sock, frames.pack({}, code.encode("utf-8", errors="replace")))
@@ -297,10 +348,16 @@ class World:
             "cpu": "The session used too much processor time.",
             "memory": "The session changed more data than there is room for.",
         }.get(self._killed or "", "The process that executes code ended.")
-        return f"Execution failed. Traceback:\n{why} The session has ended."
+        then = (
+            "The session was started anew: all variables are gone, what was done in the apps stands."
+            if self._goes_on()
+            else "The session has ended."
+        )
+        return f"Execution failed. Traceback:\n{why} {then}"
 
     def _ended(self, text: str) -> Observation:
-        return Observation(text, failed=True, completed=self._completed, killed=self._killed)
+        goes_on = self._goes_on()
+        return Observation(text, failed=True, completed=self._completed, killed=self._killed, goes_on=goes_on)
 
     def _kill(self, which: int) -> None:
         """0 is the member, 1 the cell process."""
@@ -308,11 +365,11 @@ class World:
             signal.pidfd_send_signal(self._pidfds[which], signal.SIGKILL)
 
 
-async def _hello(sock: socket.socket, task_id: str) -> list[int]:
+async def _hello(sock: socket.socket, task_id: str, count: int = 2) -> list[int]:
     """A member's first frame: descriptors of its process and of its cell process. Raises WorldFailure, UnusableTask."""
     await ready(sock, write=False)
-    data, pidfds, _, _ = socket.recv_fds(sock, frames.LENGTHS.size + 4096, 2)
-    if len(pidfds) == 2:
+    data, pidfds, _, _ = socket.recv_fds(sock, frames.LENGTHS.size + 4096, count)
+    if len(pidfds) == count:
         for pidfd in pidfds:
             os.set_inheritable(pidfd, False)
         return pidfds

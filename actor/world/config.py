@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -32,6 +33,11 @@ class WorldConfig(Section):
         le=3600,
         description="wall-clock limit of one cell, seconds; then it is killed",
         examples=[20.0],
+    )
+    killed_cell: Literal["end", "go_on"] = Field(
+        default="end",
+        description="after a killed cell: the episode ends, or goes on with a fresh process, without its variables",
+        examples=["go_on"],
     )
     episode_seconds: float = Field(
         default=600.0, gt=0, description="wall-clock limit of an episode's open world, seconds", examples=[600.0]

@@ -165,32 +165,46 @@ class Template:
         type(self.world).close_all()
 
 
-def settle() -> None:
+def settle() -> HugePages:
     """After the warm-up: what exists is never scanned again, and lies in huge pages (fork copies fewer tables)."""
     gc.collect()
     gc.freeze()
-    collapse_memory()
+    pages = HugePages()
+    pages.collapse()
+    return pages
 
 
-def collapse_memory() -> int:
-    """Asks the kernel for huge pages under the private anonymous memory; the number of pages it collapsed."""
-    madvise = ctypes.CDLL(None, use_errno=True).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    collapsed = 0
-    for start, end in _private_ranges():
-        for page in range((start + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE, HUGE_PAGE):
-            madvise(page, HUGE_PAGE, MADV_HUGEPAGE)
-            collapsed += madvise(page, HUGE_PAGE, MADV_COLLAPSE) == 0
-    return collapsed
+class HugePages:
+    """Private anonymous memory of this process, in huge pages where the kernel can: a fork copies fewer page tables.
 
+    Every fork undoes some of it: the parent's next write to a shared huge page breaks that one up. It costs the
+    children no memory, as they copy by pages of 4 KiB.
+    """
 
-def _private_ranges() -> Iterator[tuple[int, int]]:
-    for line in pathlib.Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
-        fields = line.split()
-        anonymous = len(fields) <= 5 or fields[5] == "[heap]" or fields[5].startswith("[anon")
-        if fields[1] == "rw-p" and anonymous:
-            start, end = fields[0].split("-")
-            yield int(start, 16), int(end, 16)
+    def __init__(self) -> None:
+        self._maps = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)  # later it may be out of reach
+        self._madvise = ctypes.CDLL(None, use_errno=True).madvise
+        self._madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+    def collapse(self) -> int:
+        """The number of huge pages that there are now."""
+        collapsed = 0
+        for start, end in self._private_ranges():
+            begin, stop = (start + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE
+            for page in range(begin, stop, HUGE_PAGE):
+                self._madvise(page, HUGE_PAGE, MADV_HUGEPAGE)
+                collapsed += self._madvise(page, HUGE_PAGE, MADV_COLLAPSE) == 0
+        return collapsed
+
+    def _private_ranges(self) -> Iterator[tuple[int, int]]:
+        os.lseek(self._maps, 0, os.SEEK_SET)
+        text = b"".join(iter(functools.partial(os.read, self._maps, 1 << 16), b""))
+        for line in text.decode("utf-8", errors="replace").splitlines():
+            fields = line.split()
+            anonymous = len(fields) <= 5 or fields[5] == "[heap]" or fields[5].startswith("[anon")
+            if fields[1] == "rw-p" and anonymous:
+                start, end = fields[0].split("-")
+                yield int(start, 16), int(end, 16)
 
 
 # ------------------------------------------------------------------------------------------------ the patches

@@ -24,16 +24,23 @@ from typing import Any
 from actor.world import engine, frames, member, probe, sandbox, warm
 
 COLLECT_EVERY = 32  # templates between two full collections
+COLLAPSE_AT = 3  # forks of one template from which on copying fewer page tables pays for collapsing its memory
 MESSAGE = 1 << 16
 
 
 @dataclass
 class Waiting:
-    """An episode that asked for its world."""
+    """An episode that asked for its world, or for a fresh cell process in the place of a killed one."""
 
     number: int
     task_id: str
-    sock: socket.socket
+    sock: socket.socket  # of the new process and the client
+    shell: socket.socket | None = None  # a fresh cell process's, to its member
+
+    def close(self) -> None:
+        for sock in (self.sock, self.shell):
+            if sock is not None:
+                sock.close()
 
 
 @dataclass
@@ -46,12 +53,14 @@ class Host:
     limits: sandbox.Limits
     guards: tuple[str, ...]
     log_calls: bool
+    pages: engine.HugePages
     waiting: list[Waiting] = field(default_factory=list)
     template: engine.Template | None = None
     members: dict[int, int] = field(default_factory=dict)  # pid -> episode number
-    cells: dict[int, int] = field(default_factory=dict)  # episode number -> pid, until its process is buried
+    cells: dict[int, int] = field(default_factory=dict)  # pid -> episode number, until it is buried
     announced: tuple[int, int] = field(default_factory=os.pipe)  # where cell processes say who they are
     opened: int = 0
+    forked: int = 0  # processes from this template
 
     def serve(self) -> None:
         """Until the client closes the control socket."""
@@ -95,10 +104,9 @@ class Host:
                 return True
             self._hear()
             number = self.members.pop(dead.si_pid, None)
-            if number is None:
-                self.cells = {episode: pid for episode, pid in self.cells.items() if pid != dead.si_pid}
-            elif number in self.cells:
-                os.kill(self.cells[number], signal.SIGKILL)
+            self.cells.pop(dead.si_pid, None)
+            for pid in [pid for pid, episode in self.cells.items() if episode == number]:
+                os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError, PermissionError):  # what is left of its process group
                 os.killpg(dead.si_pid, signal.SIGKILL)
             os.waitpid(dead.si_pid, 0)
@@ -109,16 +117,17 @@ class Host:
         """Which process runs which episode's cells: a member under another user id cannot end it by itself."""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.announced[0], member.ANNOUNCEMENT.size * 512):
-                self.cells.update(member.ANNOUNCEMENT.iter_unpack(data))
+                self.cells.update((pid, number) for number, pid in member.ANNOUNCEMENT.iter_unpack(data))
 
     def _read(self) -> bool:
         with contextlib.suppress(BlockingIOError):
             while True:
-                data, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE, 1)
+                data, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE, 2)
                 if not data:
                     return False
                 asked = json.loads(data)
-                self.waiting.append(Waiting(asked["open"], asked["task"], socket.socket(fileno=descriptors[0])))
+                socks = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+                self.waiting.append(Waiting(asked["open"], asked["task"], *socks))
         return True
 
     def _open_next(self) -> None:
@@ -137,9 +146,12 @@ class Host:
         except Exception as error:  # noqa: BLE001  # whatever is wrong with this task is wrong with this task alone
             self._turn_away(group, "refused", error)
             return
+        if self.forked < COLLAPSE_AT <= self.forked + len(group):
+            self.pages.collapse()
         for one in group:
             try:
                 self._fork(template, one)
+                self.forked += 1
             except OSError as error:
                 self._turn_away([one], "failed", error)
 
@@ -149,7 +161,7 @@ class Host:
         for one in group:
             with contextlib.suppress(OSError):
                 frames.send(one.sock, {how: reason})
-            one.sock.close()
+            one.close()
 
     def _built(self, task_id: str) -> engine.Template:
         if self.template is not None and self.template.task_id == task_id:
@@ -160,16 +172,19 @@ class Host:
         self.opened += 1
         if self.opened % COLLECT_EVERY == 0:
             gc.collect()
-        self.template = engine.Template(task_id)
+        self.template, self.forked = engine.Template(task_id), 0
         return self.template
 
     def _fork(self, template: engine.Template, one: Waiting) -> None:
         as_root = "own-uid" in self.guards
         base = sandbox.FIRST_UID + 2 * (one.number % 2000)
         folder = self.scratch / str(one.number)
-        folder.mkdir(mode=0o700)
-        if as_root:
-            os.chown(folder, base, base)
+        if one.shell is None:
+            folder.mkdir(mode=0o700)
+            if as_root:
+                os.chown(folder, base, base)
+        elif one.number not in self.members.values():
+            raise ProcessLookupError("the episode's member has ended")
         terms = member.Terms(
             characters=self.characters,
             limits=self.limits,
@@ -184,9 +199,11 @@ class Host:
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if one.shell is not None:
+                member.run_fresh_cell(template, one.sock, one.shell, terms)
             member.run(template, one.sock, terms)
-        one.sock.close()
-        self.members[pid] = one.number
+        one.close()
+        (self.members if one.shell is None else self.cells)[pid] = one.number
 
 
 def main(descriptor: int, settings: dict[str, Any]) -> None:
@@ -217,11 +234,12 @@ def _start(control: socket.socket, settings: dict[str, Any]) -> Host:
     engine.prepare_imports()
     engine.accelerate()
     warm.warm_up(settings["warm_task"])
-    engine.settle()
-    limits = sandbox.Limits(sandbox.address_space() + settings["memory_bytes"], settings["cpu_seconds"])
+    pages = engine.settle()
+    nice = os.getpriority(os.PRIO_PROCESS, 0) + sandbox.YIELD
+    limits = sandbox.Limits(sandbox.address_space() + settings["memory_bytes"], settings["cpu_seconds"], nice=nice)
     sandbox.adopt_orphans()
     outside = probe.Outside()
     guards = sandbox.enter([*sandbox.own_code(), Path(settings["root"])], scratch)
     guards = probe.held(guards, outside, "/", limits)
     outside.close()
-    return Host(control, scratch, settings["characters"], limits, guards, settings["log_calls"])
+    return Host(control, scratch, settings["characters"], limits, guards, settings["log_calls"], pages)

@@ -57,13 +57,8 @@ def run(template: Template, client: socket.socket, terms: Terms) -> None:
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
-            template.adopt()
             os.write(terms.announce, ANNOUNCEMENT.pack(terms.number, os.getpid()))
-            os.environ.clear()
-            sandbox.confine(
-                uid=terms.cell_uid, limits=terms.limits, keep={theirs.fileno()}, folder=terms.folder, passing=False
-            )
-            cell.run(template, theirs, terms.characters, log_calls=terms.log_calls)
+            _run_cell(template, theirs, terms)
         theirs.close()
         pidfds = [os.pidfd_open(os.getpid()), os.pidfd_open(pid)]
         keep = {2, client.fileno(), ours.fileno(), *pidfds}
@@ -81,11 +76,32 @@ def run(template: Template, client: socket.socket, terms: Terms) -> None:
         os._exit(0)
 
 
+def run_fresh_cell(template: Template, client: socket.socket, shell: socket.socket, terms: Terms) -> None:
+    """A cell process for an episode whose last one was killed, forked by the host itself. Does not return."""
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+        socket.send_fds(client, [frames.pack({"open": True})], [pidfd])
+        _run_cell(template, shell, terms)
+    except BaseException:  # noqa: BLE001  # as above
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _run_cell(template: Template, shell: socket.socket, terms: Terms) -> None:
+    template.adopt()
+    os.environ.clear()
+    sandbox.confine(uid=terms.cell_uid, limits=terms.limits, keep={shell.fileno()}, folder=terms.folder, passing=False)
+    cell.run(template, shell, terms.characters, log_calls=terms.log_calls)
+
+
 class Member:
     """The episode's loop: one cell at a time."""
 
     def __init__(self, template: Template, client: socket.socket, shell: socket.socket, pid: int) -> None:
-        self.template, self.client, self.shell, self.pid = template, client, shell, pid
+        self.template, self.client, self.shell = template, client, shell
+        self.pid: int | None = pid  # None: not a child of this process
         self.random = cell.RandomState()
         self.ended: str | None = None
         self.tampered: str | None = None  # what a cell tried that no honest one does
@@ -94,6 +110,9 @@ class Member:
 
     def serve(self) -> None:
         while (frame := frames.receive(self.client, CODE_LIMIT)) is not None:
+            if frame[0].get("shell"):
+                self._take_shell()
+                continue
             head, text = ({"failed": True}, b"") if self.ended else self._turn(frame[1])
             body = self._changes()
             calls = _within(head.get("calls"), len(text))
@@ -101,6 +120,17 @@ class Member:
             head |= {"ended": self.ended, "completed": self.template.completed(), **sizes}
             head |= {"tampered": self.tampered} if self.tampered else {}
             frames.send(self.client, head, text + body)
+
+    def _take_shell(self) -> None:
+        """A fresh cell process in the place of a killed one: it continues with the random numbers of this process."""
+        _, descriptors, _, _ = socket.recv_fds(self.client, 1, 1)
+        if not descriptors:
+            raise ConnectionResetError("the client has gone")
+        self.shell.close()
+        self.shell, self.pid = socket.socket(fileno=descriptors[0]), None
+        self.random.known = None
+        if self.ended != "memory":  # what such a turn changed is in the databases but not in what is graded
+            self.ended = None
 
     def _changes(self) -> bytes:
         """What this turn changed, for the grader. A turn that changed too much counts for nothing and is the last."""
@@ -120,7 +150,8 @@ class Member:
 
     def _turn(self, code: bytes) -> tuple[dict[str, Any], bytes]:
         try:
-            frames.send(self.shell, {}, code)
+            told, news = self.random.news()
+            frames.send(self.shell, told, code + news)
             while (frame := frames.receive(self.shell, cell.ASK_LIMIT)) is not None:
                 head, body = frame[0], self.random.take(*frame)
                 if head.get("done"):
@@ -135,6 +166,9 @@ class Member:
         except Exception:  # noqa: BLE001  # whatever the cell process sent, it was no frame of ours
             self.ended = "output"  # the client kills it: under another user id this process may not
             self.tampered = "it sent its member process what is no frame"
+            return {"failed": True}, b""
+        if self.pid is None:  # the host's own child: it alone knows more
+            self.ended = "exited"
             return {"failed": True}, b""
         dead = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # the host buries it, once both are dead
         self.ended = _cause(dead) if dead else "exited"

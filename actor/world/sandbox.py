@@ -49,6 +49,7 @@ class Limits:
     address_space: int  # bytes
     cpu_seconds: int | None  # processor time in its whole life; None: no limit
     files: int = 64  # open descriptors
+    nice: int = YIELD  # priority; the host's own is above it, where that is allowed
 
 
 def address_space() -> int:
@@ -95,7 +96,7 @@ def confine(*, uid: int | None, limits: Limits, keep: set[int], folder: str, pas
     """
     # Not a session of its own: Linux shares processors out by session first, and priorities count within one only.
     os.setpgid(0, 0)
-    os.nice(YIELD)
+    os.setpriority(os.PRIO_PROCESS, 0, limits.nice)
     _close_all_but(keep)
     os.chdir(folder)
     if uid is not None:

@@ -51,7 +51,7 @@ RULED = (
     Ruled((53, 199), (Rule(0, ALL, (1,)), Rule(1, 0xF, (1,)))),
     Ruled((302, 261), (Rule(0, ALL, (0,)),)),  # prlimit64: its own limits alone
 )
-PASSING = {"sendmsg": (46, 211)}  # a member hands descriptors to the client
+PASSING = {"sendmsg": (46, 211), "recvmsg": (47, 212)}  # a member hands descriptors to the client, and is handed one
 # name: (x86-64, aarch64); -1 where an architecture has no such call
 CALLS = {
     "read": (0, 63),

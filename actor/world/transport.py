@@ -55,10 +55,10 @@ async def ready(sock: socket.socket | int, *, write: bool) -> None:
         remove(sock)
 
 
-async def send_descriptor(sock: socket.socket, data: bytes, descriptor: int) -> None:
+async def send_descriptors(sock: socket.socket, data: bytes, *descriptors: int) -> None:
     while True:
         try:
-            socket.send_fds(sock, [data], [descriptor])
+            socket.send_fds(sock, [data], list(descriptors))
             return
         except BlockingIOError:
             await ready(sock, write=True)

@@ -31,6 +31,7 @@ class Answer:
     text: str
     completed: bool = False
     killed: str | None = None
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)

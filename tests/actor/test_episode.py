@@ -92,6 +92,14 @@ def test_a_killed_cell_ends_the_episode_which_is_the_policys_own_doing_and_grade
     assert (episode.tags, worlds.graded, episode.reward) == (["killed_by_time", "killed"], 1, 0.5)
 
 
+def test_an_episode_goes_on_after_a_killed_cell_when_its_world_does():
+    killed = Observation("timed out", failed=True, completed=False, killed="time", goes_on=True)
+    worlds = ScriptedWorlds([killed, DONE])
+    episode = run(ScriptedPolicy([turn(*letters("x"), STOP), turn(*letters("y"), STOP)]), worlds)
+    assert worlds.executed == ["x", "y"]
+    assert episode.tags == ["killed_by_time", "completed"]
+
+
 def test_a_turn_with_two_versions_is_tagged():
     policy = ScriptedPolicy([turn(*letters("x"), STOP, versions=[3, 4])])
     episode = run(policy, ScriptedWorlds([DONE]))

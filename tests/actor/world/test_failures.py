@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,44 +33,81 @@ def children_of(pid):
 
 
 def descriptors(pid):
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return sorted(str(entry.readlink()).split(":")[0] for entry in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def test_200_parallel_episodes_leave_nothing_behind(worlds):
+def namespaces(pid):
+    """A namespace lives by its processes, descriptors and mounts: these are counted beside."""
+    return sorted(str(entry.readlink()) for entry in Path(f"/proc/{pid}/ns").iterdir())
+
+
+def left(worlds):
+    """All that worlds could leave: processes, descriptors, files and folders, namespaces, mounts, held slots."""
     host = worlds.host
-    pid = host._host.process.pid
+    pids = os.getpid(), host._host.process.pid, host._grader._process.process.pid
+    return {
+        "children": [sorted(children_of(pid)) for pid in pids],
+        "descriptors": [descriptors(pid) for pid in pids],
+        "files": sorted(str(path) for path in host._scratch.rglob("*")),
+        "folders": sorted(path.name for path in Path(tempfile.gettempdir()).glob("loop-world-*")),
+        "namespaces": [namespaces(pid) for pid in pids],
+        "mounts": [len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines()) for pid in pids],
+        "open": (len(host._worlds), host._slots._value),
+    }
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
+def test_parallel_episodes_leave_nothing_behind_and_are_graded_right(worlds, monkeypatch, count):
+    host = worlds.host
+    config = host.config.model_copy(update={"killed_cell": "go_on", "open_seconds": 600.0, "cell_seconds": 600.0})
+    monkeypatch.setattr(host, "config", config)
+    monkeypatch.setattr(host, "_slots", asyncio.Semaphore(500))
 
     async def episode(number):
-        task_id = worlds.tasks[number // 25 % len(worlds.tasks)]
+        """Right ones, wrong ones; some with a killed cell; some abandoned: amid a cell, without a cell or a grade."""
+        task_id, kind = worlds.tasks[number // 12 % len(worlds.tasks)], number % 12
         world = await host.open(task_id)
-        if number % 10 == 0:  # some are abandoned in the middle of a cell, some without a cell, some without a grade
-            turn = asyncio.create_task(world.execute("while True: pass"))
-            await asyncio.wait({turn}, timeout=0)
-            turn.cancel()
-            await asyncio.wait({turn})
-        elif number % 10 > 1:
-            await world.execute("print(apis.supervisor.show_profile())")
-            if number % 10 > 4:
-                await world.grade()
-        await world.close()
+        try:
+            if kind == 0:
+                turn = asyncio.create_task(world.execute("while True: pass"))
+                await asyncio.wait({turn}, timeout=0)
+                turn.cancel()
+                await asyncio.wait({turn})
+                return None
+            if kind == 1:
+                return None
+            if kind == 2:
+                assert (await world.execute("datetime.sys.modules['ctypes'].string_at(0)")).goes_on
+            if kind == 3:
+                await world.execute("print(apis.supervisor.show_profile())")
+                return None
+            wrong = kind in {4, 5}
+            for cell in ["print(1)"] if wrong else worlds.solution(task_id):
+                await world.execute(cell)
+            return (await world.grade()).success is not wrong
+        finally:
+            await world.close()
 
     async def settled():
-        for _ in range(200):
-            if not children_of(pid) and not any(path.name.isdigit() for path in host._scratch.iterdir()):
+        for _ in range(600):
+            if not children_of(host._host.process.pid) and not any(
+                path.name.isdigit() for path in host._scratch.iterdir()
+            ):
                 return
             await host.graded(worlds.tasks[0], [])  # passes time with the event loop running
-        raise AssertionError([children_of(pid), list(host._scratch.iterdir())])
+        raise AssertionError([children_of(host._host.process.pid), list(host._scratch.iterdir())])
 
     async def episodes():
-        await asyncio.gather(*(episode(number) for number in range(200)))
+        results = await asyncio.gather(*(episode(number) for number in range(count)))
         await settled()
+        return results
 
     worlds.run(settled())
-    before = descriptors(os.getpid()), descriptors(pid)
-    worlds.run(episodes())
-    assert (descriptors(os.getpid()), descriptors(pid)) == before
-    assert host._worlds == set()
-    assert host._slots._value == host.config.max_worlds
+    before = left(worlds)
+    results = worlds.run(episodes())
+    assert results.count(True) == sum(number % 12 not in {0, 1, 3} for number in range(count))
+    assert results.count(False) == 0
+    assert left(worlds) == before
 
 
 def test_a_host_that_dies_fails_its_episodes_and_is_started_again(worlds):

@@ -1,11 +1,15 @@
 """What a cell may use, enforced from outside of its process."""
 
 import asyncio
+import os
+import select
+import signal
 import time
 
 import pytest
 
 from actor.world.cell import cut
+from actor.world.client import WorldFailure
 
 HOLD_ON = "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass"
 DISARM = "signal = datetime.sys.modules['signal']\nsignal.alarm(0)\nsignal.pthread_sigmask(0, range(1, 65))\n"
@@ -58,6 +62,102 @@ def test_what_the_killed_cell_itself_had_done_counts_too(short):
     assert observations[-1].killed == "time"
     assert observations[-1].completed
     assert verdict.success
+
+
+@pytest.fixture
+def going_on(short, monkeypatch):
+    """A killed cell does not end the episode."""
+    config = short.host.config.model_copy(update={"killed_cell": "go_on"})
+    monkeypatch.setattr(short.host, "config", config)
+    return short
+
+
+ENDED = "datetime.sys.modules['ctypes'].string_at(0)"
+NOTE = (
+    "email, name = apis.supervisor.show_profile()['email'], 'simple_note'\n"
+    "passwords = {entry['account_name']: entry['password'] for entry in apis.supervisor.show_account_passwords()}\n"
+    "token = apis.simple_note.login(username=email, password=passwords[name])['access_token']\n"
+)
+
+
+def test_after_a_killed_cell_a_fresh_process_serves_the_same_databases(going_on):
+    write = NOTE + "print(apis.simple_note.create_note(title='kept', content='c', access_token=token))\n" + HOLD_ON
+    find = NOTE + "print(len(apis.simple_note.search_notes(query='kept', access_token=token)))"
+    cells = ["x = 1", write, "print(x)", find, ENDED, "print(2)", HOLD_ON, find]
+    observations, verdict = going_on.play(cells)
+    assert [seen.killed for seen in observations] == [None, "time", None, None, "exited", None, "time", None]
+    assert [seen.goes_on for seen in observations] == [seen.killed is not None for seen in observations]
+    assert observations[1].text == (
+        "Execution failed. Traceback:\nExecution timed out after 0.5 seconds. "
+        "The session was started anew: all variables are gone, what was done in the apps stands."
+    )
+    assert observations[2].text.endswith("NameError: name 'x' is not defined")
+    assert (observations[3].text, observations[5].text, observations[7].text) == ("1\n", "2\n", "1\n")
+    assert not verdict.success
+
+
+def test_a_task_is_solved_after_a_killed_cell(going_on):
+    task_id = going_on.tasks[0]
+    observations, verdict = going_on.play([HOLD_ON, *going_on.solution(task_id)], task_id)
+    assert observations[-1].completed
+    assert verdict.success
+
+
+def test_a_fresh_process_goes_on_with_the_episodes_random_numbers(going_on):
+    draw = "import random\nprint([random.random() for _ in range(3)])"
+    known = "apis.supervisor.show_profile()\n"  # what is drawn before a call is known to the member process
+    plain = going_on.play([draw, known, draw, draw])[0]
+    killed = going_on.play([draw, known, HOLD_ON, draw, draw])[0]
+    assert [seen.text for seen in killed if seen.killed is None] == [seen.text for seen in plain]
+    assert plain[0].text != plain[2].text
+
+
+def test_an_episode_whose_time_is_over_does_not_go_on(going_on, monkeypatch):
+    config = going_on.host.config.model_copy(update={"episode_seconds": 0.4})
+    monkeypatch.setattr(going_on.host, "config", config)
+    (killed, after), _ = going_on.play([HOLD_ON, "print(1)"])
+    assert (killed.killed, killed.goes_on, after.killed, after.goes_on) == ("episode", False, "episode", False)
+
+
+def test_a_fresh_process_is_as_confined_as_the_first(going_on):
+    look = (
+        "os, resource = datetime.sys.modules['os'], datetime.sys.modules['resource']\n"
+        "names = ['RLIMIT_AS', 'RLIMIT_CPU', 'RLIMIT_NPROC', 'RLIMIT_FSIZE', 'RLIMIT_NOFILE']\n"
+        "print([resource.getrlimit(getattr(resource, name)) for name in names])\n"
+        "print(os.getresuid(), os.getresgid(), os.getgroups(), os.getcwd(), dict(os.environ), os.getpriority(0, 0))\n"
+        "try:\n    datetime.sys.modules['socket'].socket()\nexcept OSError as error:\n    print(error)"
+    )
+    first, _, second = going_on.play([look, HOLD_ON, look], grade=False)[0]
+    assert not first.failed
+    assert second.text == first.text
+
+
+def test_a_fresh_process_ends_with_its_world(going_on):
+    async def scenario():
+        world = await going_on.host.open(going_on.tasks[0])
+        await world.execute(ENDED)
+        await world.execute("print(1)")
+        cell = os.dup(world._pidfds[1])
+        await world.close()
+        return cell
+
+    cell = going_on.run(scenario())
+    assert select.select([cell], [], [], 20)[0] == [cell]
+    os.close(cell)
+
+
+def test_a_member_that_dies_gets_no_fresh_process(going_on):
+    async def scenario():
+        world = await going_on.host.open(going_on.tasks[0])
+        await world.execute(ENDED)
+        signal.pidfd_send_signal(world._pidfds[0], signal.SIGKILL)
+        with pytest.raises(WorldFailure):
+            await world.execute("print(1)")
+        with pytest.raises(WorldFailure, match="is broken"):
+            await world.grade()
+        await world.close()
+
+    going_on.run(scenario())
 
 
 def test_a_killed_cell_delays_nobody_else(short):
@@ -162,8 +262,7 @@ def test_an_api_call_that_outlasts_its_cells_kill_is_ended_with_it(short, monkey
 
 
 def test_a_cell_process_that_ends_by_itself_is_told_apart(worlds):
-    code = "datetime.sys.modules['ctypes'].string_at(0)"
-    assert worlds.only(code).killed == "crashed"
+    assert worlds.only(ENDED).killed == "crashed"
 
 
 @pytest.mark.parametrize(
