@@ -96,7 +96,8 @@ def confine(*, uid: int | None, limits: Limits, keep: set[int], folder: str, pas
     """
     # Not a session of its own: Linux shares processors out by session first, and priorities count within one only.
     os.setpgid(0, 0)
-    os.setpriority(os.PRIO_PROCESS, 0, limits.nice)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, max(own, limits.nice))  # raising it is root's right alone
     _close_all_but(keep)
     os.chdir(folder)
     if uid is not None:

@@ -33,7 +33,11 @@ def children_of(pid):
 
 
 def descriptors(pid):
-    return sorted(str(entry.readlink()).split(":")[0] for entry in Path(f"/proc/{pid}/fd").iterdir())
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that listed the others
+            found.append(str(entry.readlink()).split(":")[0])
+    return sorted(found)
 
 
 def namespaces(pid):

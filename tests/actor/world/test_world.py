@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from actor.world.client import Observation, WorldFailure, WorldHost
+from actor.world.client import Observation, UnusableTask, WorldFailure, WorldHost
 from actor.world.config import WorldConfig
 from actor.world.root import check_root
 from common.errors import UsageError
@@ -129,7 +129,7 @@ def test_more_than_max_worlds_wait(appworld_python, world_root, worlds):
 
 def test_an_unknown_task_is_named(worlds):
     for task_id in ("nothing_1", "../../full/data/tasks", "x"):
-        with pytest.raises(UsageError, match="has no task"):
+        with pytest.raises(UnusableTask, match="has no task"):
             worlds.run(worlds.host.open(task_id))
 
 
