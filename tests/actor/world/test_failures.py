@@ -183,7 +183,7 @@ def test_what_a_process_prints_is_an_event(world_root, tmp_path):
     python.chmod(0o755)
     with (
         capture_logs() as logs,
-        pytest.raises(RunError, match=r"actor.world.(host|grade) did not start: it ended") as caught,
+        pytest.raises(RunError, match=r"actor.world.(host|grade) did not start: (it|its process has) ended") as caught,
     ):
         asyncio.run(WorldHost.start(WorldConfig(), python, world_root))
     assert "; its last words: what the engine says; where its installation is broken" in str(caught.value)
