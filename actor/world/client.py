@@ -63,6 +63,7 @@ class WorldHost:
         self._host: WorldProcess | None = None
         self._grader: Grader | None = None
         self._starting = asyncio.Lock()
+        self._sending = asyncio.Lock()  # a loop keeps one waiter per socket: a second would displace the first
         self._slots = asyncio.Semaphore(config.max_worlds)
         self._opened = 0
         self._failed_starts = 0
@@ -153,7 +154,8 @@ class WorldHost:
     async def _ask(self, number: int, task_id: str, *descriptors: int) -> None:
         process = await self._running()
         asked = json.dumps({"open": number, "task": task_id}).encode()
-        await send_descriptors(process.sock, asked, *descriptors)
+        async with self._sending:
+            await send_descriptors(process.sock, asked, *descriptors)
 
     def forget(self, world: World) -> None:
         """A world has closed."""
