@@ -106,9 +106,10 @@ class WorldHost:
         try:
             async with asyncio.timeout(self.config.open_seconds):
                 self._opened += 1
-                await self._ask(self._opened, task_id, theirs.fileno())
+                number = self._opened  # others open meanwhile
+                await self._ask(number, task_id, theirs.fileno())
                 theirs.close()
-                world = World(self, self._opened, task, ours, await _hello(ours, task_id))
+                world = World(self, number, task, ours, await _hello(ours, task_id))
         except BaseException as error:
             theirs.close()
             ours.close()

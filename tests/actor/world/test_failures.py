@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,6 @@ def left(worlds):
         "children": [sorted(children_of(pid)) for pid in pids],
         "descriptors": [descriptors(pid) for pid in pids],
         "files": sorted(str(path) for path in host._scratch.rglob("*")),
-        "folders": sorted(path.name for path in Path(tempfile.gettempdir()).glob("loop-world-*")),
         "namespaces": [namespaces(pid) for pid in pids],
         "mounts": [len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines()) for pid in pids],
         "open": (len(host._worlds), host._slots._value),
