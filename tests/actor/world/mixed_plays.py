@@ -17,8 +17,10 @@ def small_root(folder, world_root, task_ids):
 
 def mixed(root, tasks):
     """Task ids with the cells of each: a scenario solved in both its tasks, and one of whose tasks one is solved."""
-    names = sorted({task_id.partition("_")[0] for task_id in tasks})
-    first, second = ([one for one in tasks if one.partition("_")[0] == name] for name in (names[0], names[-1]))
+    scenarios = {}
+    for task_id in tasks:
+        scenarios.setdefault(task_id.partition("_")[0], []).append(task_id)
+    first, *_, second = (found for _, found in sorted(scenarios.items()) if len(found) >= 4)
     right, _, nothing, harm, _ = (play["cells"] for play in wide.solved(root, second[0]))
     wrong = ["apis.supervisor.complete_task(answer='wrong')"]
     plays = {task_id: wide.reference(root, task_id) for task_id in first[:2]}
