@@ -47,7 +47,9 @@ def test_a_cell_over_its_time_is_killed_and_its_world_can_be_graded(short, code)
     assert not verdict.success
 
 
-def test_what_was_done_before_a_kill_counts(short):
+def test_what_was_done_before_a_kill_counts(short, monkeypatch):
+    config = short.host.config.model_copy(update={"cell_seconds": 5.0})
+    monkeypatch.setattr(short.host, "config", config)  # half a second may not be enough for the cells of a solution
     task_id = short.tasks[0]
     observations, verdict = short.play([*short.solution(task_id), HOLD_ON], task_id)
     assert observations[-1].killed == "time"
@@ -56,7 +58,7 @@ def test_what_was_done_before_a_kill_counts(short):
 
 
 def test_what_the_killed_cell_itself_had_done_counts_too(short, monkeypatch):
-    config = short.host.config.model_copy(update={"cell_seconds": 3.0})
+    config = short.host.config.model_copy(update={"cell_seconds": 5.0})
     monkeypatch.setattr(short.host, "config", config)  # half a second may not be enough for what it does first
     task_id = short.tasks[0]
     *first, last = short.solution(task_id)
