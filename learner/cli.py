@@ -83,6 +83,8 @@ def _check(resolved: Loaded, *, weights: bool) -> None:
 
     learner = resolved.section("learner", LearnerConfig)
     check_folder(learner.model.path, weights=weights)
-    Prompt.load(learner.model.path, resolved.section("prompt", PromptConfig))
+    prompt = resolved.section("prompt", PromptConfig)
+    if prompt.thinking == "on":  # whether the tokenizer can: refused now rather than by the first actor
+        Prompt.load(learner.model.path, prompt)
     read_tasks(learner.rollout.train_tasks, "learner.rollout.train_tasks")
     EvaluationLists.read(learner.evaluation)
