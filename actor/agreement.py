@@ -20,10 +20,13 @@ Request = Callable[[Message], Awaitable[Message]]
 
 
 class Agreement:
-    """On which list of task ids learner and worlds agreed last."""
+    """On which list of task ids learner and worlds agreed last.
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    `alone` is held by what has the interpreter for itself: small reads beside vLLM's import each wait for its turn.
+    """
+
+    def __init__(self, request: Request, alone: asyncio.Lock) -> None:
+        self._request, self._alone = request, alone
         self._worlds: WorldService | None = None
         self._digest = ""
 
@@ -44,7 +47,8 @@ class Agreement:
 
     async def _agree(self, worlds: WorldService, digest: str) -> None:
         task_ids = await fetch_task_ids(self._request) if digest else []
-        await asyncio.to_thread(worlds.check, task_ids)
+        async with self._alone:
+            await asyncio.to_thread(worlds.check, task_ids)
         self._digest = digest
         log.info("tasks_agreed", tasks=len(task_ids))
 

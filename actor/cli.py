@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import common.log
 from actor.config import ActorConfig, WorldConfig
 from common.config import LinkConfig, Loaded, RunConfig, Section, dump, parse_command_line
-from common.errors import UsageError
+from common.errors import RunError, UsageError
+from common.metrics_config import MetricsConfig
 from common.prompt_config import PromptConfig
 
+log = common.log.get_logger(__name__)
 USAGE = "usage: loop actor --config FILE [--dry-run] [--require-confinement] [--insecure] [--section.key value ...]"
 SECTIONS: dict[str, type[Section]] = {
     "run": RunConfig,
     "link": LinkConfig,
+    "metrics": MetricsConfig,
     "prompt": PromptConfig,
     "world": WorldConfig,
     "actor": ActorConfig,
@@ -41,17 +45,21 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("link.port, link.files_port: an actor needs the learner's ports; its gateway.json has them")
     if flags["dry-run"]:
         return _dry_run(loaded, link, world, actor)
-    common.log.configure(
-        "actor", file=run.folder / "logs" / f"{actor.name}.jsonl", level=run.log_level, actor=actor.name
-    )
+    common.log.configure("actor", **run.log(actor.name), to="output", run=run.folder.name, actor=actor.name)
     from actor.process import run_actor  # noqa: PLC0415 - `--help` does without
 
-    asyncio.run(run_actor(run, link, world, actor, loaded.section("prompt", PromptConfig)))
+    prompt, metrics = loaded.section("prompt", PromptConfig), loaded.section("metrics", MetricsConfig)
+    try:
+        asyncio.run(run_actor(run, link, world, actor, prompt, metrics=metrics))
+    except (UsageError, RunError) as error:
+        log.error("actor_failed", reason=str(error))
+        raise
     return 0
 
 
 def _dry_run(loaded: Loaded, link: LinkConfig, world: WorldConfig, actor: ActorConfig) -> int:
-    from actor.world.root import choose_root  # noqa: PLC0415 - as above
+    from actor.engine_process import check_place, engine_arguments  # noqa: PLC0415 - as above
+    from actor.world.root import choose_root  # noqa: PLC0415
     from actor.world_protocol import provider_of  # noqa: PLC0415
     from common.keys import actor_keys  # noqa: PLC0415
 
@@ -60,5 +68,11 @@ def _dry_run(loaded: Loaded, link: LinkConfig, world: WorldConfig, actor: ActorC
     provider_of(world.provider)
     if world.root is not None and world.provider == WorldConfig().provider:
         choose_root(world.root)
+    check_place(actor.engine)
+    arguments = engine_arguments(Path("MODEL"), actor.engine, actor.episodes, 0)
     sys.stdout.write(dump(loaded))
+    sys.stdout.write("# what vLLM's engine gets; model and seed are the policy version's\n")
+    for name, value in arguments.items():
+        if name not in ("model", "seed"):
+            sys.stdout.write(f"#   {name}: {value}\n")
     return 0

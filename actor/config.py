@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from actor.world.config import WorldConfig
 from common.config import Section
 
 __all__ = ["ActorConfig", "EngineConfig", "ReloadConfig", "WorldConfig"]
+
+
+SwapMode = Literal["in_flight", "in_flight_kept_cache", "between_turns", "between_episodes"]
 
 
 class EngineConfig(Section):
@@ -37,7 +40,20 @@ class EngineConfig(Section):
     adapter_slots: int = Field(
         default=2, ge=2, description="adapters sampled with at the same time; more make requests wait", examples=[2]
     )
+    gpus: str = Field(
+        default="",
+        pattern=r"^(\d+(,\d+)*)?$",
+        description="GPUs for this actor's engine alone, as nvidia-smi numbers them; empty: all that the environment "
+        "leaves it",
+        examples=["0,1"],
+    )
     cpu_threads: int = Field(default=1, ge=1, description="threads of the engine on CPUs, count", examples=[1])
+    cpus: str = Field(
+        default="",
+        pattern=r"^(\d+(-\d+)?(,\d+(-\d+)?)*)?$",
+        description="cores that the engine's process is kept to, numbers and ranges; empty: any. Worlds use any",
+        examples=["0-1,4"],
+    )
     request_seconds: float = Field(
         default=300.0,
         gt=0,
@@ -47,9 +63,22 @@ class EngineConfig(Section):
     start_seconds: float = Field(
         default=900.0, gt=0, description="seconds that the engine may take to start", examples=[900.0]
     )
+    starts: int = Field(
+        default=4,
+        ge=1,
+        description="failures of the engine in a row after which the actor ends, count; after fewer it starts again",
+        examples=[4],
+    )
+    settled_seconds: float = Field(
+        default=600.0,
+        ge=0,
+        description="an engine that worked this long and finished an episode was well: its failure is the first of a "
+        "new row, seconds",
+        examples=[600.0],
+    )
     arguments: dict[str, Any] = Field(
         default_factory=dict,
-        description="other engine arguments of vLLM by their names there, checked by vLLM",
+        description="other engine arguments of vLLM by their names there (dashes will do), checked by vLLM",
         examples=[{"block_size": 32}],
     )
 
@@ -57,9 +86,10 @@ class EngineConfig(Section):
 class ReloadConfig(Section):
     """Stage 12: how a new policy version comes into use."""
 
-    mode: Literal["in_flight", "between_turns", "between_episodes"] = Field(
+    mode: SwapMode = Field(
         default="in_flight",
-        description="when: amid a turn (it goes on with the new version), when turns have ended, or episodes",
+        description="when: amid a turn (it goes on with the new version, its context computed anew or, full weights "
+        "alone, kept), when turns have ended, or episodes",
         examples=["in_flight"],
     )
     probe_tolerance: float = Field(
@@ -99,7 +129,28 @@ class ActorConfig(Section):
         "the run's folder",
         examples=["/var/lib/loop/versions"],
     )
-    episodes: int = Field(default=32, ge=1, le=10_000, description="episodes at a time, count", examples=[32])
+    episodes: int = Field(default=32, ge=1, le=9000, description="most episodes at a time, count", examples=[32])
+    least_episodes: int = Field(
+        default=1,
+        ge=1,
+        description="fewest episodes at a time that a full KV cache may leave, count; as many as `episodes`: fixed",
+        examples=[8],
+    )
+    kv_cache_full: float = Field(
+        default=0.95,
+        gt=0,
+        le=1,
+        description="share of the KV cache in use above which fewer episodes run at a time",
+        examples=[0.95],
+    )
+    ahead: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="leases beyond `episodes`, count: their worlds open before a slot is free, or they are graded; "
+        "none: an eighth of `episodes`",
+        examples=[4],
+    )
     drain_seconds: float = Field(
         default=2.0,
         ge=0,
@@ -121,3 +172,24 @@ class ActorConfig(Section):
     reload: ReloadConfig = Field(
         default_factory=ReloadConfig, description="new versions", examples=[{"mode": "in_flight"}]
     )
+
+    @model_validator(mode="after")
+    def a_kept_cache_is_for_full_weights(self) -> Self:
+        """A request cannot change its adapter."""
+        if self.reload.mode == "in_flight_kept_cache" and self.engine.adapter_rank:
+            raise ValueError(
+                "reload.mode: a kept cache is for full weights, a request cannot change its adapter: use in_flight, "
+                "or leave engine.adapter_rank at 0"
+            )
+        return self
+
+    @property
+    def leases(self) -> int:
+        """Most leases held at a time. With one slot nothing is held ahead: which is played first is never left open."""
+        return self.episodes + (self.episodes // 8 if self.ahead is None else self.ahead)
+
+    @model_validator(mode="after")
+    def _least_is_not_more(self) -> Self:
+        if self.least_episodes > self.episodes:
+            raise ValueError(f"least_episodes ({self.least_episodes}) is more than episodes ({self.episodes})")
+        return self

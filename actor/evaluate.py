@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -62,13 +63,16 @@ def main(argv: Sequence[str]) -> int:
     for name in ("checkpoint", "dataset"):
         if not getattr(config, name):
             raise UsageError(f"--{name} is missing; see --help")
-    common.log.configure("eval", level=loaded["run"].log_level, console=True)
+    common.log.configure("eval", level=loaded["run"].log_level)
     from actor.chosen_checkpoint import choose  # noqa: PLC0415 - `--help` does without
 
     evaluation = Evaluation(loaded, choose(config.checkpoint), run, _value_of(words, "--config"))
     if flags["dry-run"]:
         sys.stdout.write(dump(loaded) + f"# {evaluation.plan()}\n")
         return 0
+    # a shell starts what it puts into the background deaf to SIGINT
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as politely
     try:
         result = asyncio.run(evaluation.run())
     except KeyboardInterrupt:
@@ -189,8 +193,8 @@ class Evaluation:
         }
 
     async def _play(self, jobs: Sequence[Job], records: Any) -> list[Lost]:
+        from actor.engine import RequestFailure  # noqa: PLC0415
         from actor.evaluation import Parts, Terms, play_all  # noqa: PLC0415 - as in `main`
-        from actor.policy import RequestFailure  # noqa: PLC0415
         from actor.world.client import WorldHost  # noqa: PLC0415
         from actor.world.install import appworld_python  # noqa: PLC0415
         from common.messages import Sampling  # noqa: PLC0415
@@ -313,14 +317,18 @@ class Progress:
 
 async def _hold_against_probe(policy: Policy, manifest: Manifest, tolerance: float) -> None:
     """What engine and learner compute must agree. Raises RunError."""
-    found = await policy.score(manifest.probe.tokens, manifest.policy_version)
-    differs = [abs(here - there) for here, there in zip(found, manifest.probe.log_probs, strict=True)]
-    if not max(differs) <= tolerance:  # a NaN is above it too
-        raise RunError(
-            f"version {manifest.policy_version}: the probe differs by {max(differs):.3g} nats from what the learner "
-            f"published, above actor.reload.probe_tolerance {tolerance:g}: the engine does not compute the same policy"
+    from actor.probe import ProbeDiffers, judge  # noqa: PLC0415 - as in `main`
+
+    try:
+        difference = judge(
+            await policy.score(manifest.probe.tokens, manifest.policy_version), manifest.probe, tolerance
         )
-    log.info("probe_agrees", policy_version=manifest.policy_version, probe_difference=max(differs))
+    except ProbeDiffers as verdict:
+        raise RunError(
+            f"version {manifest.policy_version}: {verdict}, above actor.reload.probe_tolerance {tolerance:g}: the "
+            "engine does not compute the policy that the learner published"
+        ) from verdict
+    log.info("probe_agrees", policy_version=manifest.policy_version, probe_difference=difference)
 
 
 async def _close(warming: asyncio.Task[Any]) -> None:

@@ -21,7 +21,7 @@ from actor.world.outputs import Played, write_outputs
 from actor.world_protocol import Judged, OpenWorld, Seen, Task, UnusableTask, WorldFailure
 from common.errors import RunError, UsageError
 from common.evaluation import Scored
-from common.log import get_logger
+from common.log import about, get_logger
 from common.messages import Lease, Sampling
 
 log = get_logger(__name__)
@@ -223,6 +223,11 @@ async def play_all(
 
 
 async def _play(job: Job, terms: Terms, parts: Parts) -> Finished | Lost:
+    with about(task=job.task_id):
+        return await _played(job, terms, parts)
+
+
+async def _played(job: Job, terms: Terms, parts: Parts) -> Finished | Lost:
     reason = ""
     for attempt in range(1, terms.attempts + 1):
         recording = RecordingWorlds(parts.worlds)

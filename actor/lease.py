@@ -26,11 +26,12 @@ MOST_AT_ONCE = 1000  # leases that one request may ask for
 
 
 class Leases:
-    """The leases of one actor. `slots` is how many are rolled out at a time."""
+    """The leases of one actor. `most` is how many it may hold; it may change."""
 
-    def __init__(self, slots: int, request: Callable[[Message], Awaitable[Message]]) -> None:
-        self.slots = slots
-        self.waiting_for = ""  # the learner's words for granting fewer than asked
+    def __init__(self, most: int, request: Callable[[Message], Awaitable[Message]]) -> None:
+        self.most = most
+        self.waiting_for = ""  # the learner's words for granting fewer than asked, or why it is not asked
+        self.withheld = ""  # why it is not asked, though slots are free
         self._request = request
         self._waiting: deque[Lease] = deque()
         self._running: dict[str, Lease] = {}
@@ -50,11 +51,11 @@ class Leases:
 
     @property
     def free(self) -> int:
-        """Slots without a lease, count."""
-        return self.slots - len(self._waiting) - len(self._running)
+        """Leases that may be asked for, count; below 0 when more are held than may be now."""
+        return self.most - len(self._waiting) - len(self._running)
 
     def stop_asking(self) -> None:
-        """Take no more leases."""
+        """Take no more leases, and begin none of those that wait."""
         self._asking = False
 
     def news(self) -> None:
@@ -65,13 +66,14 @@ class Leases:
         """Ask for leases whenever slots are free, until `stop_asking`. `may_ask` gives a reason not to, or ""."""
         while self._asking:
             reason = may_ask()
-            if self.free == 0 or reason:
+            self.withheld = reason if self.free > 0 else ""
+            if self.free <= 0 or reason:
                 self.waiting_for = reason
                 await self._change(None if not reason else ASK_AGAIN_SECONDS)
                 continue
-            if 0 < self.free < self.slots:
+            if self.free < self.most:
                 await asyncio.sleep(GATHER_SECONDS)
-            wanted = min(self.free, MOST_AT_ONCE)
+            wanted = min(max(1, self.free), MOST_AT_ONCE)
             grant = await self._request(LeaseRequest(count=wanted))
             if not isinstance(grant, LeaseGrant):
                 raise RunError(f"the learner answered a lease request with {type(grant).__name__}: versions differ?")
@@ -80,8 +82,8 @@ class Leases:
                 await self._change(ASK_AGAIN_SECONDS)
 
     async def next(self) -> Lease:
-        """The next lease to roll out; it counts as running."""
-        while not self._waiting:
+        """The next lease to roll out; it counts as running. Waits for good after `stop_asking`."""
+        while not self._waiting or not self._asking:
             self._arrived.clear()
             await self._arrived.wait()
         lease = self._waiting.popleft()
@@ -112,7 +114,7 @@ class Leases:
 
     async def give_back(self, lease: Lease, reason: str, *, failure: bool = True) -> None:
         """Return a lease that will not be fulfilled; `failure` is the episode's own, not this actor's."""
-        message = LeaseReturn(lease_id=lease.lease_id, reason=reason[:REASON_CHARACTERS], failure=failure)
+        message = LeaseReturn(lease_id=lease.lease_id, reason=_sendable(reason), failure=failure)
         answer = await self._request(message)
         if isinstance(answer, Ack) and answer.outcome != "ok":
             log.info("lease_return_not_taken", lease=lease.lease_id, outcome=answer.outcome, reason=answer.reason)
@@ -142,3 +144,8 @@ class Leases:
                 await self._changed.wait()
         except TimeoutError:
             pass
+
+
+def _sendable(reason: str) -> str:
+    """As much of a text as a message takes; what no encoding takes is replaced: half a character of a policy's text."""
+    return reason[:REASON_CHARACTERS].encode(errors="replace").decode()

@@ -19,7 +19,7 @@ from pathlib import Path
 from actor.spool import Spool
 from common.errors import RunError
 from common.link import NotUnderstood
-from common.log import get_logger
+from common.log import about, get_logger
 from common.messages import Ack, LeaseReturn, Message, Trajectory
 from common.wire import MAX_MESSAGE_BYTES, encode
 
@@ -88,6 +88,11 @@ class Outbox:
         under_way = sum(self._under_way.values())
         return f"the learner to acknowledge {under_way} bytes under way: its credit is {self._credit} bytes"
 
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether the spool's disk is full."""
+        return bool(self._waits_for_room)
+
     def grant(self, credit_bytes: int) -> None:
         """The learner's newest word on how much may be under way."""
         if credit_bytes != self._credit:
@@ -126,6 +131,7 @@ class Outbox:
         if name not in self._unsent and name not in self._under_way:
             self._unsent.append(name)
         self._changed.set()
+        log.debug("trajectory_spooled", trajectory=name, bytes=len(frame))
         return None
 
     async def run(self) -> None:
@@ -165,15 +171,18 @@ class Outbox:
         return wanted <= self._credit and len(self._under_way) < SENT_AT_ONCE
 
     async def _send(self, name: str) -> None:
+        log.debug("trajectory_sent", trajectory=name)
         try:
-            answer = await self._answer_to(name)
+            with about(trajectory=name, lease=name):
+                answer = await self._answer_to(name)
         finally:
             del self._under_way[name]
             self._changed.set()
         if not isinstance(answer, Ack) or answer.trajectory_id != name:
             raise RunError(f"the learner answered trajectory {name} with {type(answer).__name__}: versions differ?")
         if answer.outcome != "ok":
-            log.info("trajectory_not_taken", trajectory=name, outcome=answer.outcome, reason=answer.reason)
+            log.warning("trajectory_not_taken", trajectory=name, outcome=answer.outcome, reason=answer.reason)
+        log.debug("trajectory_acknowledged", trajectory=name, outcome=answer.outcome)
         self._spool.remove(name)
         self._acked.set()
         self._on_ack(answer)

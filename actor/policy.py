@@ -1,20 +1,21 @@
-"""vLLM's engine with a policy version in it: the only file that imports vLLM. Used inside stage 2, swapped in stage 12.
+"""The policy as episodes see it: turns of one version or several, and the gate that shuts while versions change.
 
-    generate(ids) ──► gate ──► request of one version ──► engine process
+    generate(ids) ──► gate ──► request of one version ──► actor.engine
                        ▲            │ interrupted by a swap: goes on as a new request of the new version
     held() ── shut ────┘            ▼
       load_full / load_adapter, score (the probe), use ── open
 
-A request runs under one version from its first token to its last; a turn that a swap interrupts is continued by a
-second request, whose prompt is the first one's prompt and tokens. So a token's version is that of its request, and
-vLLM's own label of the weights, which changes only while the engine is paused, must agree. The prefix cache is salted
-with the version and the number of its loading, so no request reads keys and values of other weights.
+A turn that a swap interrupts is continued by a second request, whose prompt is the first one's prompt and tokens. In
+the mode `in_flight_kept_cache` the first request itself goes on, with the keys and values of the version before. The
+engine can be probed only while it runs, so turns are sampled on meanwhile, and their tokens count once it agrees:
+
+    running ── swap ──► sampled on, unjudged ──► use:    they count
+                                             └─► refuse: they are discarded, the turn goes on from those that count
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -22,29 +23,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
 
-from actor.config import EngineConfig
-from actor.engine_process import engine_arguments, forked_engine, import_vllm, in_thread, one_line, prepare_environment
-from common.errors import RunError, UsageError
+from actor.config import EngineConfig, SwapMode
+from actor.engine import Answer, Engine, Loading, RequestFailure
+from actor.engine_load import OnLoad
+from actor.probe import Score
+from common.errors import RunError
 from common.log import get_logger
 
-if TYPE_CHECKING:
-    from vllm.lora.request import LoRARequest
-    from vllm.outputs import RequestOutput
-    from vllm.v1.engine.async_llm import AsyncLLM
-
 log = get_logger(__name__)
-SwapMode = Literal["in_flight", "between_turns", "between_episodes"]
-# their warnings: no Triton and no tcmalloc on CPUs, eager mode as asked for, no tokenizer as asked for, an embedding
-
-
-class EngineFailure(Exception):  # noqa: N818 - named for what it means to the actor: the engine is dead or stuck
-    """The engine answers no more. Every request of it is lost; the engine must be started again."""
-
-
-class RequestFailure(Exception):  # noqa: N818 - as above: one request is lost, no other
-    """The engine could not answer one request. The engine works on."""
+NO_ADAPTERS = (
+    "the run publishes LoRA adapters, and a request cannot change its adapter: "
+    "actor.reload.mode in_flight_kept_cache is for full weights; use in_flight"
+)
 
 
 @dataclass
@@ -54,30 +45,25 @@ class Sampled:
     ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)  # nats, of the distribution sampled from (temperature applied)
     versions: list[int] = field(default_factory=list)
-    finish: str = ""  # "stop" or "length"
+    finish: str = ""  # "stop", "length" or "time"
     seconds: float = 0.0  # with the engine, not at the gate
+    kept_cache: bool = False  # some token's context has keys and values of an older version than its own
 
 
 class Policy:
-    """The engine, the versions loaded into it, and the gate that shuts while they change. For one event loop."""
+    """Who samples with which version, and when. For one event loop."""
 
-    def __init__(self, engine: AsyncLLM, config: EngineConfig, mode: SwapMode, stop_ids: Iterable[int]) -> None:
-        self.config, self.mode = config, mode
+    def __init__(self, engine: Engine, mode: SwapMode) -> None:
+        self.engine, self.mode = engine, mode
         self.version = -1  # what new requests sample with
         self.sampled_tokens = 0
-        self._started: AsyncLLM | None = engine
-        self._stop_ids = list(stop_ids)
-        self._label = "default"  # vLLM's name for the full weights that are loaded
-        self._full_version = -1
-        self._adapters: dict[int, LoRARequest] = {}
         self._users: Counter[int] = Counter()  # requests and pinned episodes by version
-        self._running: set[str] = set()  # request ids that the engine has
-        self._episodes = 0
-        self._submitting = 0
+        self._stays = 0  # episodes or turns that keep their version
         self._probing = False  # alone with the engine
+        self._unjudged: Loading | None = None  # sampled with, and not probed yet
+        self._refused: Loading | None = None  # the last that was sampled with and refused
         self._open = asyncio.Event()  # the gate
         self._changed = asyncio.Event()
-        self._numbers = itertools.count(1)
 
     @classmethod
     async def start(
@@ -90,51 +76,25 @@ class Policy:
         slots: int,
         seed: int,
         stop_ids: Iterable[int],
+        on_load: OnLoad | None = None,
     ) -> Policy:
-        """Start the engine on the model in `folder`. The gate is shut until `use`.
-
-        Raises:
-            UsageError: an engine argument that vLLM does not take, a folder that is no model.
-            RunError: the engine does not start.
-        """
-        prepare_environment(config.cpu_threads)
-        began = perf_counter()
-        try:
-            async with asyncio.timeout(config.start_seconds):
-                engine = await in_thread(partial(_start_engine, folder, config, slots, seed))
-        except TimeoutError:
-            raise RunError(f"vLLM's engine did not start within {config.start_seconds:g} s") from None
-        policy = cls(engine, config, mode, stop_ids)
-        await policy._label_full(version)
-        log.info("engine_started", seconds=round(perf_counter() - began, 2), policy_version=version, slots=slots)
-        return policy
-
-    @staticmethod
-    async def prepare(config: EngineConfig) -> None:
-        """Import vLLM, which takes seconds and needs no model. `start` does it otherwise."""
-        prepare_environment(config.cpu_threads)
-        await in_thread(import_vllm)
+        """Start the engine on the model in `folder`. The gate is shut until `use`. Raises as `Engine.start`."""
+        # where turns run on while the engine is probed, the probe needs a place beside them
+        places = slots + (mode == "in_flight_kept_cache")
+        engine = await Engine.start(
+            folder, version, config, slots=places, seed=seed, stop_ids=stop_ids, on_load=on_load
+        )
+        return cls(engine, mode)
 
     @property
     def context_tokens(self) -> int:
         """Tokens of the longest sequence."""
-        longest: int = self._engine.model_config.max_model_len
-        return longest
+        return self.engine.context_tokens
 
     def stop(self) -> None:
         """End the engine process. Idempotent. Blocks for a second."""
         self._open.clear()
-        if self._started is not None:
-            self._started.shutdown(timeout=1.0)
-            # its finalizer would do it again, in an interpreter that is half gone
-            self._started.shutdown = lambda: None
-            self._started = None
-
-    @property
-    def _engine(self) -> AsyncLLM:
-        if self._started is None:
-            raise EngineFailure("the engine is stopped")
-        return self._started
+        self.engine.stop()
 
     # ---- sampling
 
@@ -144,25 +104,53 @@ class Policy:
         if self.mode != "between_episodes":
             yield None
             return
+        async with self._stay() as version:
+            yield version
+
+    @asynccontextmanager
+    async def _stay(self) -> AsyncIterator[int]:
+        """Of an episode or a turn that keeps the version which is current when it begins."""
         await self._until(self._open.is_set)
         version = self.version
         self._users[version] += 1
-        self._episodes += 1
+        self._stays += 1
         try:
             yield version
         finally:
-            self._episodes -= 1
+            self._stays -= 1
             await self._leave(version)
 
     async def generate(
-        self, ids: Sequence[int], *, temperature: float, max_tokens: int, pinned: int | None = None
+        self,
+        ids: Sequence[int],
+        *,
+        temperature: float,
+        max_tokens: int,
+        pinned: int | None = None,
+        max_seconds: float | None = None,
     ) -> Sampled:
-        """Sample one turn after `ids`. `pinned` is what `episode` gave.
+        """Sample one turn after `ids`. `pinned` is what `episode` gave; `max_seconds` are of the engine's time.
 
         Raises:
             EngineFailure: the engine is dead, or has not answered within `request_seconds`.
             RequestFailure: the engine refused this request.
         """
+        turn = partial(self._turn, ids, temperature=temperature, max_tokens=max_tokens, max_seconds=max_seconds)
+        if self.mode == "between_turns":
+            async with self._stay() as version:
+                return await turn(pinned=version)
+        return await turn(pinned=pinned)
+
+    async def _turn(
+        self,
+        ids: Sequence[int],
+        *,
+        temperature: float,
+        max_tokens: int,
+        max_seconds: float | None,
+        pinned: int | None,
+    ) -> Sampled:
+        """As many requests as it takes, all of the version `pinned`, or each of the current one."""
         sampled = Sampled()
         while True:
             await self._until(partial(self._may_sample, pinned))
@@ -170,28 +158,53 @@ class Policy:
             self._users[version] += 1
             began = perf_counter()
             try:
-                params = self._params(temperature=temperature, max_tokens=max_tokens - len(sampled.ids))
-                output = (await self._answer([*ids, *sampled.ids], version, params)).outputs[0]
+                answer = await self.engine.sample(
+                    [*ids, *sampled.ids],
+                    version,
+                    temperature=temperature,
+                    max_tokens=max_tokens - len(sampled.ids),
+                    max_seconds=None if max_seconds is None else max(0.0, max_seconds - sampled.seconds),
+                )
             finally:
                 sampled.seconds += perf_counter() - began
                 await self._leave(version)
-            _append(sampled, output, version)
-            self.sampled_tokens += len(output.token_ids)
-            if output.finish_reason != "abort" or len(sampled.ids) >= max_tokens:
-                sampled.finish = "stop" if output.finish_reason == "stop" else "length"
+            finish = await self._count(sampled, answer)
+            if finish != "abort" or len(sampled.ids) >= max_tokens:
+                sampled.finish = "stop" if finish == "stop" else "length"
                 return sampled
+            if max_seconds is not None and sampled.seconds >= max_seconds:
+                sampled.finish = "time"
+                return sampled
+
+    async def _count(self, sampled: Sampled, answer: Answer) -> str:
+        """Add the tokens that count, once that is known; says how the request ended, "abort" when some do not."""
+        await self._until(lambda: self._unjudged is None or self._unjudged not in answer.loadings)
+        count = len(answer.ids)
+        if self._refused in answer.loadings:
+            count = answer.loadings.index(self._refused)
+        loadings = answer.loadings[:count]
+        sampled.ids += answer.ids[:count]
+        sampled.log_probs += answer.log_probs[:count]
+        sampled.versions += [loading.version for loading in loadings]
+        sampled.kept_cache |= any(loading is not answer.began_with for loading in loadings)
+        self.sampled_tokens += count
+        return answer.finish if count == len(answer.ids) else "abort"
 
     def _may_sample(self, pinned: int | None) -> bool:
         return not self._probing and (pinned is not None or self._open.is_set())
 
-    async def score(self, ids: Sequence[int], version: int) -> list[float]:
-        """Give log p(ids[i+1] | ids[:i+1]) at temperature 1, nats [P-1], under a loaded version. Asks no gate."""
-        params = self._params(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+    async def score(self, ids: Sequence[int], version: int) -> list[Score]:
+        """What each engine worker says of a probe [P] under a loaded version. Asks no gate.
+
+        Raises:
+            RunError: the engine does not take it.
+            EngineFailure: as `generate`.
+        """
         async with self._alone():
-            output = await self._answer(list(ids), version, params)
-        assert output.prompt_logprobs is not None
-        found = zip(ids[1:], output.prompt_logprobs[1:], strict=True)
-        return [entry[token].logprob for token, entry in found if entry is not None]
+            try:
+                return await self.engine.score(list(ids), version)
+            except RequestFailure as error:
+                raise RunError(f"the probe could not be scored: {error}") from error
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -199,13 +212,12 @@ class Policy:
 
         With LoRA on, vLLM 0.32 dies when prompt log-probs are in one batch with requests that sample.
         """
-        self._probing = self.config.adapter_rank > 0
+        self._probing = self.engine.config.adapter_rank > 0
         try:
             if self._probing:
-                await self._until(lambda: self._submitting == 0)
-                if self.mode == "in_flight":
-                    await self._engine.abort(list(self._running))
-                await self._until(lambda: not self._running)
+                # they go on after it, and find their own context in the prefix cache
+                await self.engine.interrupt()
+                await self.engine.idle()
             yield
         finally:
             self._probing = False
@@ -221,132 +233,63 @@ class Policy:
         """
         self._open.clear()
         # what is on its way into the engine must be there to be interrupted
-        await self._until(lambda: self._submitting == 0)
-        if self.mode == "between_turns":
-            await self._until(lambda: not self._running)
-        elif self.mode == "between_episodes":
-            await self._until(lambda: self._episodes == 0)
+        await self.engine.submitted()
+        if self._stays:
+            what = "turns" if self.mode == "between_turns" else "episodes"
+            log.info("swap_waits", waiting_for=f"{what} to end", count=self._stays)
+            await self._until(lambda: self._stays == 0)
         yield
 
     async def load_full(self, folder: Path, version: int) -> float:
-        """Replace all weights; for use within `held`. Interrupts what runs. Returns the seconds."""
-        began = perf_counter()
-        try:
-            async with asyncio.timeout(self.config.request_seconds):
-                # "abort" ends requests with the tokens they have, empties the prefix cache and idles the workers
-                await self._engine.pause_generation(mode="abort")
-                await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-                await self._label_full(version)
-                await self._engine.resume_generation()
-        except Exception as error:
-            raise EngineFailure(f"loading version {version} from {folder} failed: {one_line(error)}") from error
-        return perf_counter() - began
+        """Replace all weights; for use within `held`. Turns go on or are interrupted as the mode says. Seconds."""
+        # where nothing runs there is nothing to keep: the prefix cache is emptied too
+        keep = self.mode == "in_flight_kept_cache" and self.engine.under_way > 0
+        seconds = await self.engine.load_full(folder, version, keep=keep)
+        # no token of it is sampled before this: the engine gets no turn to tell of one
+        self._unjudged = self.engine.full if keep else None
+        return seconds
+
+    async def refuse(self) -> None:
+        """What `load_full` loaded is not used: tokens sampled with it are discarded, and no more are sampled."""
+        if self._unjudged is not None:
+            await self.engine.interrupt()
+            self._refused, self._unjudged = self._unjudged, None
+            self._changed.set()
+            await self.engine.idle()
 
     async def load_adapter(self, folder: Path, version: int) -> float:
-        """Load a LoRA adapter beside those in use. Returns the seconds. Needs `engine.adapter_rank`."""
-        if not self.config.adapter_rank:
-            raise RunError("the run publishes LoRA adapters: set actor.engine.adapter_rank to their rank")
-        from vllm.lora.request import LoRARequest  # noqa: PLC0415 - vLLM is imported when it is started
+        """Load a LoRA adapter beside those in use. Returns the seconds.
 
-        began = perf_counter()
-        await self.forget(version)
-        number = next(self._numbers)
-        # a name and an id are never used twice: the engine would serve what it knows under them
-        request = LoRARequest(f"v{version}.{number}", number, str(folder))
-        try:
-            async with asyncio.timeout(self.config.request_seconds):
-                await self._engine.add_lora(request)
-        except Exception as error:
-            if self._engine.errored:
-                raise EngineFailure(f"the engine died on loading adapter {folder}: {one_line(error)}") from error
-            raise RunError(f"{folder}: the engine refuses this adapter: {one_line(error)}") from error
-        self._adapters[version] = request
-        return perf_counter() - began
+        Raises:
+            RunError: the engine refuses it, or the mode: a request cannot change its adapter.
+            EngineFailure: the engine died.
+        """
+        if self.mode == "in_flight_kept_cache":
+            raise RunError(NO_ADAPTERS)
+        in_use, slots = {*self._users.keys() & self.engine.adapters, version}, self.engine.config.adapter_slots
+        if len(in_use) > slots:
+            log.warning("adapter_slots_exceeded", versions=sorted(in_use), slots=slots, effect="turns wait for a slot")
+        return await self.engine.load_adapter(folder, version)
 
     async def use(self, version: int) -> None:
         """Sample with a loaded version from now on, and open the gate. Adapters that nobody uses are removed."""
-        assert version == self._full_version or version in self._adapters
+        assert version == self.engine.full.version or version in self.engine.adapters
         old, self.version = self.version, version
-        if self.mode == "in_flight" and old in self._adapters:
-            # what is on its way into the engine must be there to be interrupted
-            await self._until(lambda: self._submitting == 0)
-            await self._engine.abort(list(self._running))
+        self._unjudged = None
+        if self.mode == "in_flight" and old in self.engine.adapters:
+            await self.engine.interrupt()
         self._open.set()
         self._changed.set()
-        for loaded in [other for other in self._adapters if other != version and not self._users[other]]:
+        for loaded in [other for other in self.engine.adapters if other != version and not self._users[other]]:
             await self.forget(loaded)
 
     async def forget(self, version: int) -> None:
         """Remove an adapter from the engine, if it is there."""
-        adapter = self._adapters.pop(version, None)
-        if adapter is not None:
-            await self._engine.remove_lora(adapter.lora_int_id)
+        await self.engine.forget(version)
 
     def loaded(self) -> set[int]:
         """Versions whose folders the engine may still read."""
-        return {self._full_version, self.version, *self._adapters}
-
-    # ---- the engine's own interface
-
-    async def _label_full(self, version: int) -> None:
-        self._full_version = version
-        self._label = f"v{version}.{next(self._numbers)}"
-        await self._engine.update_weight_version(self._label)
-
-    def _params(self, *, temperature: float, max_tokens: int, prompt_logprobs: int | None = None) -> Any:
-        from vllm import SamplingParams  # noqa: PLC0415 - as above
-        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
-
-        return SamplingParams(
-            temperature=temperature,
-            max_tokens=max_tokens,
-            stop_token_ids=self._stop_ids,
-            logprobs=0,
-            prompt_logprobs=prompt_logprobs,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    async def _answer(self, ids: list[int], version: int, params: Any) -> RequestOutput:
-        """One request to its end. Cancelling it ends it in the engine too."""
-        from vllm.inputs.engine import tokens_input  # noqa: PLC0415 - as above
-
-        request_id = f"r{next(self._numbers)}"
-        adapter = self._adapters.get(version)
-        label = self._label
-        prompt = tokens_input(ids, cache_salt=adapter.lora_name if adapter is not None else label)
-        self._submitting += 1
-        queue = None
-        try:
-            try:
-                queue = await self._engine.add_request(request_id, prompt, params, lora_request=adapter)
-                self._running.add(request_id)
-            finally:
-                self._submitting -= 1
-                self._changed.set()
-            async with asyncio.timeout(self.config.request_seconds):
-                output: RequestOutput = await queue.get()
-        except BaseException as error:
-            await self._give_up(request_id, error)
-            raise
-        finally:
-            self._running.discard(request_id)
-            if queue is not None:
-                queue.close()
-        labels = {span.version for span in output.outputs[0].weight_versions or ()}
-        if labels - {label}:
-            raise EngineFailure(f"a request of version {version} ({label}) ran on weights {sorted(labels)}")
-        return output
-
-    async def _give_up(self, request_id: str, error: BaseException) -> None:
-        """End a request that failed; raises the error's class as the actor knows it."""
-        if self._engine.errored:
-            raise EngineFailure(f"the engine died: {one_line(error)}") from error
-        await self._engine.abort(request_id)
-        if isinstance(error, TimeoutError):
-            raise EngineFailure(f"the engine has not answered for {self.config.request_seconds:g} s") from error
-        if isinstance(error, Exception):
-            raise RequestFailure(f"the engine refused a request: {one_line(error)}") from error
+        return {self.engine.full.version, self.version, *self.engine.adapters}
 
     async def _leave(self, version: int) -> None:
         self._users[version] -= 1
@@ -360,30 +303,3 @@ class Policy:
         while not condition():
             self._changed.clear()
             await self._changed.wait()
-
-
-def _start_engine(folder: Path, config: EngineConfig, slots: int, seed: int) -> AsyncLLM:
-    arguments = engine_arguments(folder, config, slots, seed)
-    import_vllm()
-    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - `--help` and the tests of others do without
-    from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
-    from vllm.v1.executor import Executor  # noqa: PLC0415
-
-    try:
-        vllm_config = AsyncEngineArgs(**arguments).create_engine_config()
-    except (TypeError, ValueError, OSError) as error:
-        raise UsageError(f"vLLM refuses the engine's configuration for {folder}: {one_line(error)}") from error
-    try:
-        with forked_engine():
-            return AsyncLLM(vllm_config, Executor.get_class(vllm_config), log_stats=False, log_requests=False)
-    except Exception as error:
-        raise RunError(f"vLLM's engine did not start on {folder}: {one_line(error)}; see the log") from error
-
-
-def _append(sampled: Sampled, output: Any, version: int) -> None:
-    ids = list(output.token_ids)
-    if ids:
-        sampled.ids += ids
-        # a sum of exponentials that rounds below 1 gives a log-prob that rounds above 0
-        sampled.log_probs += [min(entry[token].logprob, 0.0) for token, entry in zip(ids, output.logprobs, strict=True)]
-        sampled.versions += [version] * len(ids)

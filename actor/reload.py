@@ -4,7 +4,9 @@
                    ▲                                              differs: swap back │
                    └────────────── folder removed, fetched afresh ◄──────────────────┘
 
-No token is sampled for a trajectory between swap and a probe that agrees. After `attempts` failures of one version the
+No token that was sampled between swap and a probe that agrees gets into a trajectory. The probe is scored by every
+engine worker, twice: what the prefix cache knows of it under the version's name before is stale; what it knows after
+must give the same. After `attempts` failures of one version the
 actor stops: something is wrong that trying will not mend. Files that are missing or damaged at the learner are waited
 for instead, with the version before: the learner publishes them again when it is started again.
 """
@@ -12,7 +14,6 @@ for instead, with the version before: the learner publishes them again when it i
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from actor.config import ReloadConfig
+from actor.probe import NOT_PROBED, ProbeDiffers, Score, judge
 from actor.versions import Versions
 from common.checkpoint import Manifest, Probe
 from common.errors import RunError
@@ -30,7 +32,6 @@ from common.messages import Message, ReloadReport
 log = get_logger(__name__)
 REPORTED = ("probe_difference", "seconds", "pause_seconds")
 LONGEST_WAIT = 32.0  # seconds, between two attempts at a version
-NOT_PROBED, NOT_A_NUMBER = -1.0, 1e9  # in place of a probe's difference
 
 
 class Swappable(Protocol):
@@ -41,7 +42,8 @@ class Swappable(Protocol):
     def held(self) -> AbstractAsyncContextManager[None]: ...
     async def load_full(self, folder: Path, version: int) -> float: ...
     async def load_adapter(self, folder: Path, version: int) -> float: ...
-    async def score(self, ids: Sequence[int], version: int) -> list[float]: ...
+    async def score(self, ids: Sequence[int], version: int) -> Sequence[Score]: ...
+    async def refuse(self) -> None: ...
     async def use(self, version: int) -> None: ...
     async def forget(self, version: int) -> None: ...
     def loaded(self) -> set[int]: ...
@@ -83,11 +85,11 @@ class Reloader:
         """Verify and use the full version that the engine was started with. Loads it again when the probe differs."""
         version = manifest.policy_version
         while True:
-            difference = await self._difference(manifest.probe, version)
-            if difference <= self._config.probe_tolerance:
+            try:
+                difference = await self._judge(manifest.probe, version)
                 break
-            reason = f"probe differs by {difference:.3g} nats"
-            await self._refused(version, Refusal(reason, difference), 0.0)
+            except Refusal as refusal:
+                await self._refused(version, refusal, 0.0)
             await self._versions.remove(version)
             folder, manifest = await self._versions.fetch(version)
             await self._policy.load_full(folder, version)
@@ -100,7 +102,7 @@ class Reloader:
         """Reload until cancelled.
 
         Raises:
-            RunError: a version failed too often, or the version before it could not be brought back.
+            RunError: a version failed too often.
             EngineFailure: the engine died.
         """
         while True:
@@ -134,7 +136,8 @@ class Reloader:
             seconds=time.perf_counter() - began,
             pause_seconds=swap.pause_seconds,
         )
-        log.info("policy_version_in_use", **report.model_dump(include={"policy_version", *REPORTED}))
+        figures = report.model_dump()
+        log.info("policy_version_in_use", policy_version=version, **{name: figures[name] for name in REPORTED})
         await self._report(report)
 
     async def at_least(self, version: int) -> None:
@@ -159,20 +162,24 @@ class Reloader:
         async with self._policy.held():
             paused = time.perf_counter()
             await self._policy.load_full(folder, version)
-            difference = await self._difference(manifest.probe, version)
-            if difference > self._config.probe_tolerance:
-                await self._swap_back(before)
-                raise Refusal(f"probe differs by {difference:.3g} nats", difference)
+            try:
+                difference = await self._judge(manifest.probe, version)
+            except Refusal as refusal:
+                await self._policy.refuse()
+                await self._swap_back(before, refusal)
+                raise
             self._full_version = version
             await self._accept(version)
         return Swap(difference, time.perf_counter() - paused)
 
-    async def _swap_back(self, version: int) -> None:
+    async def _swap_back(self, version: int, why: Refusal) -> None:
         folder, manifest = await self._versions.fetch(version, self._digest)
         await self._policy.load_full(folder, version)
-        difference = await self._difference(manifest.probe, version)
-        if difference > self._config.probe_tolerance:
-            raise RunError(f"version {version} cannot be brought back: its probe differs by {difference:.3g} nats")
+        try:
+            await self._judge(manifest.probe, version)
+        except Refusal as refusal:
+            # the gate stays shut
+            raise Refusal(f"{why}; version {version} cannot be brought back: {refusal}", why.difference) from refusal
         await self._accept(version)
 
     async def _swap_adapter(self, folder: Path, manifest: Manifest) -> Swap:
@@ -180,10 +187,11 @@ class Reloader:
         version = manifest.policy_version
         await self._policy.load_adapter(folder, version)
         paused = time.perf_counter()
-        difference = await self._difference(manifest.probe, version)
-        if difference > self._config.probe_tolerance:
+        try:
+            difference = await self._judge(manifest.probe, version)
+        except Refusal:
             await self._policy.forget(version)
-            raise Refusal(f"probe differs by {difference:.3g} nats", difference)
+            raise
         await self._accept(version)
         return Swap(difference, time.perf_counter() - paused)
 
@@ -191,11 +199,15 @@ class Reloader:
         await self._policy.use(version)
         self._used.set()
 
-    async def _difference(self, probe: Probe, version: int) -> float:
-        """Largest difference of a probe log-prob from the learner's, nats."""
-        found = await self._policy.score(probe.tokens, version)
-        differences = [abs(here - there) for here, there in zip(found, probe.log_probs, strict=True)]
-        return max(differences) if all(map(math.isfinite, differences)) else NOT_A_NUMBER
+    async def _judge(self, probe: Probe, version: int) -> float:
+        """Largest difference of a probe log-prob from the learner's, nats. Raises Refusal."""
+        try:
+            scores = await self._policy.score(probe.tokens, version)
+            return judge(scores, probe, self._config.probe_tolerance)
+        except RunError as error:
+            raise Refusal(str(error)) from error
+        except ProbeDiffers as verdict:
+            raise Refusal(str(verdict), verdict.difference) from verdict
 
     async def _refused(self, version: int, refusal: Refusal, seconds: float) -> None:
         """Report a failure, and wait before the next attempt.

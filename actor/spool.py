@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import RunError, UsageError
-from common.log import get_logger
+from common.log import about_nothing, get_logger
 from common.segments import Place, Segments
 
 log = get_logger(__name__)
@@ -119,7 +119,7 @@ class Spool:
 
     def _begin_to_commit(self) -> None:
         if self._committing is None or self._committing.done():
-            self._committing = asyncio.create_task(self._commit_all())
+            self._committing = asyncio.create_task(self._commit_all(), context=about_nothing())
 
     async def _commit_all(self) -> None:
         loop = asyncio.get_running_loop()

@@ -70,6 +70,11 @@ class Versions:
         """Versions whose files the learner must keep for this actor."""
         return self._source.reads | ({self._fetching} if self._fetching >= 0 else set())
 
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a version's files are under way or being hashed."""
+        return self._fetching >= 0
+
     def digest_of(self, version: int) -> str:
         """Of a fetched version's manifest."""
         return self._digests[version]

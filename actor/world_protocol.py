@@ -4,8 +4,9 @@ What `--world.provider package.module:name` names is called with the section `wo
 class whose constructor takes the section will do. In the order of an actor's life:
 
     provider(config)         once, in a thread: find data, install what is needed, start nothing
-    service.check(task_ids)  in a thread: all tasks that the learner may ask for, before any of them is leased
     await service.start()    returns when worlds can be opened
+    service.waiting_for      what all worlds wait for, as a process that starts again; in the actor's status
+    service.check(task_ids)  in a thread, beside `start`: all tasks that the learner may ask for, before any is leased
     await service.open(id)   as often as there are leases: a world, which is executed in, graded, closed
     await service.close()    ends whatever it started
 """
@@ -89,6 +90,10 @@ class WorldService(Worlds, Protocol):
     def check(self, task_ids: Sequence[str]) -> None:
         """Whether these tasks can be had, quickly. Raises UsageError that names the first that cannot, and why."""
 
+    @property
+    def waiting_for(self) -> str:
+        """What all worlds wait for, in words, as a process that starts again; empty while nothing is lacking."""
+
     async def start(self) -> None:
         """Returns when worlds can be opened. Raises UsageError, RunError."""
 
@@ -110,3 +115,15 @@ def provider_of(name: str) -> Provider:
         raise UsageError(f"world.provider: {name} is not a class or function that takes the section `world`")
     provider: Provider = found
     return provider
+
+
+def worlds_of(provider: Provider, config: WorldConfig) -> WorldService:
+    """What the provider gives. Raises UsageError as the provider does, and where a part of `WorldService` lacks."""
+    worlds = provider(config)
+    parts = ("check", "waiting_for", "start", "open", "close")
+    missing = [part for part in parts if not hasattr(worlds, part)]
+    if missing:
+        raise UsageError(
+            f"world.provider: its {type(worlds).__name__} has no {', '.join(missing)}; see actor/world_protocol.py"
+        )
+    return worlds

@@ -71,7 +71,7 @@ class DecodedEpisode:
 
 def decode(trajectory: Trajectory, decoder: Decoder) -> DecodedEpisode:
     """A trajectory's turns as text."""
-    tokens, bounds = trajectory.tokens, trajectory.turns
+    tokens, bounds = trajectory.transcript  # what was shown once is read once
     starts = [*(int(begin) for begin, _ in bounds[1:]), len(tokens)]
     turns = []
     for (begin, end), following in zip(bounds, starts, strict=True):

@@ -43,11 +43,11 @@ def main(argv: Sequence[str]) -> int:
     sets: list[dict[str, Any]] = []
     damage: list[str] = []
     for run in options.runs:
-        journal, prompt = Journal(run), _prompt(run, options.model)
+        journal, prompt = Journal(run), prompt_of(run, options.model)
         by_label = _by_label(journal)
         several = len(options.runs) > 1
-        for label in options.label or ([ALL] if several else _before_and_after(by_label)):
-            read = (journal.read(place) for place in _chosen(by_label, label, run))
+        for label in options.label or ([ALL] if several else before_and_after(by_label)):
+            read = (journal.read(place) for place in chosen(by_label, label, run))
             counts = count_all((trajectory for trajectory in read if trajectory is not None), prompt)
             name = f"{run.name} {label}" if several else label
             sets.append({"name": name, "run": str(run), "label": label, **counts.facts()})
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _prompt(run: Path, model: Path | None) -> Prompt:
+def prompt_of(run: Path, model: Path | None) -> Prompt:
     """The prompt that a run's tokens were made with."""
     from common.config import load  # noqa: PLC0415
     from common.prompt import Prompt, PromptConfig  # noqa: PLC0415
@@ -88,7 +88,7 @@ def _by_label(journal: Journal) -> dict[str, list[FramePlace]]:
     return found
 
 
-def _before_and_after(by_label: dict[str, list[FramePlace]]) -> list[str]:
+def before_and_after(by_label: dict[str, list[FramePlace]]) -> list[str]:
     """The labels of the evaluations before and after at the lowest temperature; `first` and `last` without both."""
     from common.evaluation import parts_of  # noqa: PLC0415
 
@@ -98,7 +98,7 @@ def _before_and_after(by_label: dict[str, list[FramePlace]]) -> list[str]:
     return [f"before.t{both[0]}", f"after.t{both[0]}"] if both else [FIRST, LAST]
 
 
-def _chosen(by_label: dict[str, list[FramePlace]], label: str, run: Path) -> list[FramePlace]:
+def chosen(by_label: dict[str, list[FramePlace]], label: str, run: Path) -> list[FramePlace]:
     """The places of a label's trajectories. Raises UsageError: there are none."""
     training = by_label.get(TRAIN, [])
     tenth = max(1, len(training) // SHARE_OF_FIRST)

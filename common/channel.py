@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import zmq
 import zmq.asyncio
 
-from common.log import Reminder, get_logger
+from common.log import Reminder, about_nothing, get_logger
 from common.messages import Message, Unreadable
 from common.sockets import connection_events
 from common.tcp import Tap, wire_bytes
@@ -54,7 +54,9 @@ class Channel:
         self.failure_reason = ""  # in words, when it failed
         self.broken = False
         self.dropped = False  # broken by this side
-        self._tasks = [asyncio.create_task(work) for work in (self._read(), self._watch(), self._bound())]
+        # they outlive the lease whose message happens to be the first
+        works = (self._read(), self._watch(), self._bound())
+        self._tasks = [asyncio.create_task(work, context=about_nothing()) for work in works]
 
     async def ask(self, body: bytes, patience: float) -> Message:
         """The answer. What the other side could not read may have been spoiled on its way: it is said again, twice.
@@ -142,7 +144,7 @@ class Channel:
             except OSError:  # it is ending
                 continue
             if held > HELD_BYTES:
-                log.error("learner_sends_too_much", held_bytes=held, allowed=HELD_BYTES, address=self._tap.address)
+                log.warning("learner_sends_too_much", held_bytes=held, allowed=HELD_BYTES, address=self._tap.address)
                 self._tap.cut()
                 self._break(f"the learner sent {held >> 20} MiB that nobody asked for")
 

@@ -13,11 +13,19 @@ COMMANDS = {
     "demo": ("common.demo", "train a small policy from nothing on this machine and show that it learned"),
     "learner": ("learner.cli", "the learner of a run; `loop learner warm-start` makes a policy to start from"),
     "actor": ("actor.cli", "an actor: rolls out episodes for a learner"),
+    "status": ("common.status", "how a run does: what it waits for, versions, actors, groups, errors, the books"),
     "eval": ("actor.evaluate", "TGC and SGC of a policy on a data set, with intervals, without a learner"),
     "world": ("actor.world.cli", "install | build | show | demonstrate: AppWorld and the tasks to train on"),
     "replay": ("actor.world.replay_cli", "a run's trajectories executed again: does the world still say what it said"),
+    "tail": ("common.tail", "the logs of a run, merged, filtered, followed; one trajectory's life across both sides"),
     "behaviour": ("common.behaviour_cli", "what a policy does in its episodes, before and after training"),
     "keys": ("common.keys", "new | list | show: CURVE keys of learner and actors"),
+    "doctor": ("common.doctor", "whether this machine can do its part: software, GPU, worlds, disk, keys, the learner"),
+    "report": (
+        "learner.report.cli",
+        "a run on one HTML page: curves, staleness, books, trajectories to read",
+    ),
+    "service": ("common.service", "install | uninstall: systemd units for this machine's part of a run"),
     "ledger": ("learner.gateway.books", "the books of a run: issued = trained + dropped + pending"),
 }
 

@@ -13,7 +13,7 @@ import ipaddress
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypedDict, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
@@ -24,6 +24,7 @@ from common.errors import UsageError
 SECTION_MODELS = {
     "run": "common.config:RunConfig",
     "link": "common.config:LinkConfig",
+    "metrics": "common.metrics_config:MetricsConfig",
     "prompt": "common.prompt_config:PromptConfig",
     "world": "actor.config:WorldConfig",
     "actor": "actor.config:ActorConfig",
@@ -40,6 +41,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class LogOptions(TypedDict):
+    """Where a process of a run logs to."""
+
+    file: Path
+    level: str
+    most_bytes: int
+    kept: int
+
+
 class RunConfig(Section):
     """Which run this is. Both sides read it."""
 
@@ -50,6 +60,27 @@ class RunConfig(Section):
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="least level logged", examples=["info"]
     )
+    log_bytes: int = Field(
+        default=67_108_864,
+        ge=4096,
+        description="size at which a log file is set aside as FILE.1, bytes; each process has a file of its own",
+        examples=[67_108_864],
+    )
+    log_files: int = Field(
+        default=4,
+        ge=0,
+        description="log files that were set aside and are kept, FILE.1 (the newest) and on, count",
+        examples=[4],
+    )
+
+    def log(self, name: str) -> LogOptions:
+        """What `common.log.configure` is told of the log file `name` in the run's folder."""
+        return {
+            "file": self.folder / "logs" / f"{name}.jsonl",
+            "level": self.log_level,
+            "most_bytes": self.log_bytes,
+            "kept": self.log_files,
+        }
 
 
 class LinkConfig(Section):
@@ -74,7 +105,8 @@ class LinkConfig(Section):
     )
     keys: Path = Field(
         default=Path("keys"),
-        description="folder with this side's CURVE keys (`loop keys new`)",
+        description="folder with this side's CURVE keys (`loop keys new`); what systemd loads as credentials of the "
+        "same names comes first",
         examples=["runs/tiny/keys"],
     )
     shared_folder: Path | None = Field(

@@ -20,19 +20,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import Field
 
 import common.log
-from common.config import Loaded, Section, all_sections, dump, load, parse_command_line
-from common.display import Display
+from common.config import Loaded, RunConfig, Section, all_sections, dump, load, parse_command_line
 from common.errors import RunError, UsageError
 from common.evaluation import label_of
 from common.figures import Event, Figures, collect
 from common.metrics import MetricsFile, MetricsReader
 from common.processes import Children, ending, last_line
+
+if TYPE_CHECKING:
+    from common.display import Display
 
 TINY = Path(__file__).resolve().parent.parent / "configs" / "tiny.yaml"
 USAGE = "usage: loop demo [--json] [--seed N] [--resume RUN] [--insecure] [--config FILE] [--section.key value ...]"
@@ -126,7 +128,8 @@ class Demo:
         self._resumed = resumed
         self._children = Children()
         self._restarts = 0
-        common.log.configure("demo", file=run / "logs" / "demo.jsonl", console=False, level=loaded["run"].log_level)
+        options = loaded.section("run", RunConfig).model_copy(update={"folder": run}).log("demo")
+        common.log.configure("demo", **options, to="file", run=run.name)
 
     def train(self) -> Figures:
         """Walk the whole way; ends its processes whatever happens.
@@ -134,6 +137,8 @@ class Demo:
         Raises:
             RunError: a step or process failed; the message says which and what it said last.
         """
+        from common.display import Display  # noqa: PLC0415 - brings rich; `--help` does without
+
         with Display() as display:
             try:
                 self._prepare(display)
@@ -340,6 +345,7 @@ def _tell(figures: Figures, demo: Demo, *, as_json: bool) -> int:
         "wall_seconds": round(wall, 1),
         "versions": figures.versions,
         "trajectories": figures.trajectories,
+        "lags": {lag: round(share, 4) for lag, share in figures.lags.items()},
         "behaviour": {
             one["label"]: {k: v for k, v in one.items() if k not in ("name", "run", "label")} for one in behaviour
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,14 @@ class Figures:
         """Evaluations of the dev list on the way, by the version that they were asked for."""
         found = {event["asked_version"]: event for event in self.evaluations.values() if "asked_version" in event}
         return dict(sorted(found.items()))
+
+    @property
+    def lags(self) -> dict[int, float]:
+        """Share of all trained tokens by policy-version lag, 0 to 1, the smallest lag first."""
+        tokens: Counter[int] = Counter()
+        for step in self.steps:
+            tokens.update({int(lag): count for lag, count in step.get("lags", {}).items()})
+        return {lag: tokens[lag] / tokens.total() for lag in sorted(tokens)}
 
     @property
     def lists_beside(self) -> list[str]:

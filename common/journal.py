@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import RunError, UsageError
+from common.errors import UsageError
 from common.messages import Trajectory
-from common.segments import SUFFIX
+from common.segments import SUFFIX, read_bytes
 from common.wire import MAX_MESSAGE_BYTES, decode, first_frame, unpack
 
 FIRST_LOOK = 64 << 10  # bytes read to see where a frame ends; doubled while it does not
@@ -33,14 +33,7 @@ class FramePlace:
 
     def read(self) -> bytes:
         """The frame. Raises RunError: the file has changed since."""
-        try:
-            with self.file.open("rb", buffering=0) as stream:
-                frame = os.pread(stream.fileno(), self.length, self.offset)
-        except OSError as error:
-            raise RunError(f"{self.file}: cannot be read: {error.strerror}") from None
-        if len(frame) < self.length:
-            raise RunError(f"{self.file}: was cut at byte {self.offset} while it was read")
-        return frame
+        return read_bytes(self.file, self.offset, self.length)
 
 
 class Journal:

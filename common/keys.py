@@ -7,6 +7,9 @@ learner. A key's name is the actor's name; the link takes it from the connection
     keys/learner.public            also on every actor's machine
     keys/actors/<name>.public      the list of those who may connect, on the learner's machine
     keys/<name>.secret             mode 0600, on that actor's machine alone
+
+A service gets its own key from systemd (`LoadCredential=`): a file of the same name in $CREDENTIALS_DIRECTORY comes
+before the one in the folder. The list of actors is always the folder's.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +35,10 @@ from common.log import get_logger
 log = get_logger(__name__)
 
 LEARNER = "learner"
+CREDENTIALS = "CREDENTIALS_DIRECTORY"  # environment variable of systemd
+MISSING = b"missing"  # in a credential: configs/systemd says so where the file lacks that it would have been
+ACCESS_LIST = "system.posix_acl_access"  # attribute of a file
+ENTRY_OF_A_USER, HARMLESS_ENTRIES = 0x02, (0x01, 0x10)  # kinds of its entries; those of the owner and the mask
 REWRITTEN_SECONDS = 5.0  # between looks at every key file: a thousand take ten milliseconds
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -57,7 +65,7 @@ class ActorKeys:
         try:
             return actor_keys(self.folder, self.own.name)
         except UsageError as error:
-            log.error("keys_unreadable", error=str(error))
+            log.error("keys_unreadable", reason=str(error))
             return self
 
 
@@ -91,7 +99,8 @@ def learner_keys(folder: Path) -> KeyPair:
 def actor_keys(folder: Path, name: str) -> ActorKeys:
     """An actor's own key and the learner's public one. Raises UsageError: missing, broken, or readable by others."""
     own = _own_keys(folder, name)
-    return ActorKeys(own, _read(folder / f"{LEARNER}.public", "copy it from the learner's machine"), folder)
+    public = _read(_own_file(folder, f"{LEARNER}.public"), "copy it from the learner's machine")
+    return ActorKeys(own, public, folder)
 
 
 def public_file_of(folder: Path, name: str) -> Path:
@@ -148,8 +157,10 @@ def _name(entry: os.DirEntry[str]) -> str:
 class KeyList:
     """The list as it stands on disk, read again as it changes, so that keys come and go without a restart."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic, *, own: bytes | None = None) -> None:
+        """`own` is the learner's public key: who holds its secret may ask how the run does, and is no actor."""
         self._folder = folder
+        self._own = own
         self._clock = clock
         self._files = _listed(folder, {})
         self._names = {key: name for name, (_, key) in self._files.items()}
@@ -164,6 +175,8 @@ class KeyList:
         A removed key is unknown after a second, one whose file was overwritten after five; a new one is known at once
         (a flood of unknown keys costs 20 readings a second).
         """
+        if public == self._own:
+            return LEARNER
         if public in self._names:
             self._read_if_older(1.0)
         else:
@@ -208,15 +221,40 @@ class KeyList:
 
 
 def _own_keys(folder: Path, name: str) -> KeyPair:
-    file = folder / f"{name}.secret"
+    file = _own_file(folder, f"{name}.secret")
     secret = _read(file, f"make one with `loop keys new {name} --folder {folder}`")
     mode = file.stat().st_mode & 0o777
-    if mode & 0o077:
+    if mode & 0o077 and not _for_this_user_alone(file):
         raise UsageError(f"{file}: mode {mode:04o} lets others read a secret key; set it with `chmod 600 {file}`")
     try:
         return KeyPair(name, zmq.curve_public(secret), secret)
     except (ValueError, zmq.ZMQError):
         raise UsageError(f"{file}: holds no CURVE key; remove it and make one anew with `loop keys new`") from None
+
+
+def _own_file(folder: Path, name: str) -> Path:
+    """Where a key of this process's own lies: systemd's credential of that name, else in the folder."""
+    given = os.environ.get(CREDENTIALS)
+    credential = Path(given, name) if given else folder / name
+    try:
+        return folder / name if credential.read_bytes() == MISSING else credential
+    except FileNotFoundError:
+        return folder / name
+    except OSError:
+        return credential  # whoever reads it says what is wrong with it
+
+
+def _for_this_user_alone(file: Path) -> bool:
+    """Whether the mode's bits for the group are the mask of an access list that names this process's user alone.
+
+    So systemd lets a service's user read a credential that belongs to root.
+    """
+    try:
+        entries = struct.iter_unpack("<HHI", os.getxattr(file, ACCESS_LIST)[4:])  # kind, rights, whose
+    except OSError:
+        return False  # it has no such list
+    mine = (ENTRY_OF_A_USER, os.geteuid())
+    return not any(rights for kind, rights, whose in entries if kind not in HARMLESS_ENTRIES and (kind, whose) != mine)
 
 
 def _read(file: Path, remedy: str) -> bytes:

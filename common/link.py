@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 
 import zmq.asyncio
 
@@ -21,10 +21,11 @@ from common.channel import Channel, backoff
 from common.config import LinkConfig
 from common.errors import RunError
 from common.keys import ActorKeys, fingerprint
-from common.log import Reminder, get_logger
+from common.log import Reminder, about_nothing, get_logger
 from common.messages import (
     Ack,
     Announcement,
+    Cancellation,
     HeartbeatReply,
     Hello,
     Message,
@@ -72,6 +73,8 @@ class ActorLink:
         self._watching: asyncio.Task[None] | None = None
         # told the newest word on how many bytes of trajectories may be under way, in the order of arrival
         self.on_credit: Callable[[int], None] = _ignore_credit
+        # told which leases are wanted no longer, as soon as the gateway says so
+        self.on_cancelled: Callable[[Collection[str]], None] = _ignore_cancelled
 
     @property
     def welcome(self) -> Welcome:
@@ -86,6 +89,11 @@ class ActorLink:
         Ask here rather than an answer in hand: a newer word may have arrived while the answer waited to be looked at.
         """
         return self._current
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the learner has not been heard, once that is so many heartbeat intervals; 0 before."""
+        return self._silence.seconds
 
     async def connect(self) -> Welcome:
         """Wait for the learner, saying so every few seconds, and be welcomed.
@@ -154,7 +162,7 @@ class ActorLink:
 
     async def _welcomed(self) -> Channel:
         if self._keys is None and self._insecure.is_due():
-            log.warning("INSECURE_LINK", learner=self._endpoint, reason=INSECURE)
+            log.warning("insecure_link", learner=self._endpoint, reason=INSECURE)
         async with self._greeting:
             if self._channel is not None and self._channel.broken:
                 self._leave(self._channel)
@@ -200,14 +208,14 @@ class ActorLink:
         own = self._keys.own if self._keys is not None else None
         if failure == "failed" or own is None:
             expected = fingerprint(self._keys.learner_public) if self._keys is not None else "none: insecure"
-            log.error("handshake_failed", learner=self._endpoint, reason=reason, expected_fingerprint=expected)
+            log.warning("handshake_failed", learner=self._endpoint, reason=reason, expected_fingerprint=expected)
             return
         mark = fingerprint(own.public)
         reason = (
             f"the learner at {self._endpoint} does not list the key of {own.name} (fingerprint {mark}); "
             f"put {own.name}.public into keys/actors/ there"
         )
-        log.error("key_refused", learner=self._endpoint, actor_key=own.name, fingerprint=mark, reason=reason)
+        log.warning("key_refused", learner=self._endpoint, actor_key=own.name, fingerprint=mark, reason=reason)
         if self._welcome is None:
             raise RunError(reason)
 
@@ -221,11 +229,13 @@ class ActorLink:
         self._welcome = welcome
         if self._watching is None:
             watching = self._silence.watch(welcome.heartbeat_seconds, self._config.silence_intervals)
-            self._watching = asyncio.create_task(watching)
+            self._watching = asyncio.create_task(watching, context=about_nothing())
 
     def _hear(self, message: Message) -> None:
         """Whatever tells a version that was not the last one told is an announcement."""
         self._silence.heard()
+        if isinstance(message, Cancellation):
+            self.on_cancelled(message.lease_ids)
         if isinstance(message, Announcement | Ack | HeartbeatReply | Welcome):
             if not isinstance(message, Announcement):
                 self.on_credit(message.credit_bytes)
@@ -253,3 +263,7 @@ def _kind_of(message: Message | bytes) -> str:
 
 def _ignore_credit(_bytes: int) -> None:
     """For links that send no trajectories."""
+
+
+def _ignore_cancelled(_lease_ids: Collection[str]) -> None:
+    """Nobody listens."""

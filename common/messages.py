@@ -1,6 +1,6 @@
 """Everything that crosses the link, one type a message (stages 1, 3, 4 and 11); `common.wire` makes frames of them.
 
-PROTOCOL.md beside this file says the same for who writes another client; a test holds the two together.
+docs/protocol.md says the same for who writes another client; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -10,10 +10,23 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.rollouts import MAX_TOKENS, Digest, Float32, Identifier, Int32, Lease, Message, Sampling, Trajectory
+from common.status_messages import MOST_HEARTBEAT_ERRORS, LoggedError, Status, StatusRequest
 
-__all__ = ["MAX_TOKENS", "Digest", "Float32", "Identifier", "Int32", "Lease", "Message", "Sampling", "Trajectory"]
+__all__ = [
+    "MAX_TOKENS",
+    "Digest",
+    "Float32",
+    "Identifier",
+    "Int32",
+    "Lease",
+    "Message",
+    "Sampling",
+    "Status",
+    "StatusRequest",
+    "Trajectory",
+]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 6
 TASK_IDS_AT_ONCE = 5_000  # of 200 characters at most: a quarter of what a message may hold
 MOST_TASK_IDS = 200_000
 
@@ -28,7 +41,7 @@ class Hello(Message):
         description="drawn anew by each process: tells a restarted actor from a second one",
         examples=["9f3a61c02b7d4e58"],
     )
-    slots: int = Field(ge=1, le=10_000, description="episodes at a time, count", examples=[32])
+    slots: int = Field(ge=1, le=10_000, description="leases that it may hold, count", examples=[36])
     schema_digest: Digest = Field(description="of the messages that it knows, sha256 in hex", examples=["ab" * 32])
     prompt_digest: Digest = Field(description="of the prompt's form, sha256 in hex", examples=["ab" * 32])
     prompt: str = Field(default="", max_length=200, description="its options, for a person", examples=["react"])
@@ -174,11 +187,18 @@ class Heartbeat(Message):
         ge=0, description="sampled tokens a second since the last heartbeat", examples=[900.0]
     )
     spooled: int = Field(ge=0, description="trajectories not acknowledged yet, count", examples=[0])
+    spooled_bytes: int = Field(default=0, ge=0, description="of them on its disk, bytes", examples=[0])
     waiting_for: str = Field(
         default="", max_length=2000, description="what it waits for, in words", examples=["leases"]
     )
     reads: tuple[int, ...] = Field(
         default=(), max_length=1000, description="versions whose files the learner must keep", examples=[(12,)]
+    )
+    errors: tuple[LoggedError, ...] = Field(
+        default=(),
+        max_length=MOST_HEARTBEAT_ERRORS,
+        description="warnings and errors that it logged since the last heartbeat, the newest, oldest first",
+        examples=[()],
     )
 
 
@@ -203,6 +223,15 @@ class Announcement(Message):
     kind: Literal["announcement"] = "announcement"
     policy_version: int = Field(ge=0, description="the version", examples=[13])
     manifest_digest: str = Field(description="sha256 of its manifest, hex", examples=["ab" * 32])
+
+
+class Cancellation(Message):
+    """Leases of this actor that are wanted no longer. A hint; the truth is in every heartbeat's reply."""
+
+    kind: Literal["cancellation"] = "cancellation"
+    lease_ids: tuple[Identifier, ...] = Field(
+        max_length=100_000, description="leases to stop", examples=[("g000041.3.0",)]
+    )
 
 
 class ReloadReport(Message):
@@ -272,9 +301,12 @@ AnyMessage = Annotated[
     | Heartbeat
     | HeartbeatReply
     | Announcement
+    | Cancellation
     | ReloadReport
     | Goodbye
     | FileRequest
-    | FileChunk,
+    | FileChunk
+    | StatusRequest
+    | Status,
     Field(discriminator="kind"),
 ]

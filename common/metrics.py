@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
+
+from common.log_file import ends_torn
 
 MOST_UNWRITTEN = 1 << 20  # bytes
 
@@ -18,8 +20,9 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._unwritten = b""  # that a full disk did not take
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        # what a full disk did not take; the rest of a line that an earlier life left in part is lost, the next is whole
+        self._unwritten = b"\n" * ends_torn(self._descriptor)
 
     def write(self, event: str, **fields: Any) -> None:
         """One line: the event, wall-clock seconds since 1970, and the fields.
@@ -40,22 +43,29 @@ class MetricsFile:
 
 
 class MetricsReader:
-    """Reads what was appended since the last look; a line that is not finished yet waits for the next look."""
+    """Reads what was appended since the last look; a line that is not finished yet waits for the next look.
 
-    def __init__(self, path: Path) -> None:
+    `only`: events wanted; others are passed over unparsed, as `MetricsFile` writes them. `offset`: bytes that another
+    reader has read already.
+    """
+
+    def __init__(self, path: Path, *, only: Collection[str] | None = None, offset: int = 0) -> None:
         self._path = path
-        self._offset = 0
+        self.offset = offset
+        self._wanted = None if only is None else tuple(f'{{"event":"{event}"'.encode() for event in only)
 
     def new(self) -> Iterator[dict[str, Any]]:
         """New events in order; lines that are not JSON objects are passed over."""
         if not self._path.exists():
             return
         with self._path.open("rb") as stream:
-            stream.seek(self._offset)
+            stream.seek(self.offset)
             for line in stream:
                 if not line.endswith(b"\n"):
                     return
-                self._offset += len(line)
+                self.offset += len(line)
+                if self._wanted is not None and not line.startswith(self._wanted):
+                    continue
                 try:
                     event = json.loads(line)
                 except ValueError:

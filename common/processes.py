@@ -10,10 +10,9 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from common.log import get_logger
+from common.log import PARENT, SHARED, get_logger, shared_descriptor
 
 log = get_logger(__name__)
-PARENT = "LOOP_PARENT"  # environment variable: the id of the process that started this one
 
 
 def parent_of_this() -> int:
@@ -30,15 +29,18 @@ class Children:
     def start(
         self, name: str, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start `python -m ARGUMENTS`; what it prints is appended to `output`."""
+        """Start `python -m ARGUMENTS`; what it prints is appended to `output`, what it logs has a file of its own."""
         output.parent.mkdir(parents=True, exist_ok=True)
+        shared = shared_descriptor()
+        logs = {} if shared is None else {SHARED: str(shared)}
         with output.open("ab") as stream:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                env={**os.environ, PARENT: str(os.getpid()), **(environment or {})},
+                env={**os.environ, PARENT: str(os.getpid()), **logs, **(environment or {})},
+                pass_fds=[] if shared is None else [shared],
                 # a terminal's Ctrl-C reaches this process alone, which then ends its children in order
                 start_new_session=True,
             )

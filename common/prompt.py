@@ -9,7 +9,8 @@ The opening is, token for token, what the model's own chat template renders. So 
 Qwen3 they differ in the thoughts: its template takes those of earlier turns out of the conversation, and the empty ones
 (`<think>\n\n</think>\n\n`, with which thinking is switched off) too. Here they stay. A conversation that is changed
 behind the policy's back is another sequence at each turn: it cannot be trained on in one pass, with the context in
-which each token was sampled, and no cache of its beginning would serve twice.
+which each token was sampled, and no cache of its beginning would serve twice. What may be changed, seldom and by
+`stub`, is an old observation, where a run asks for that (actor/context.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tokenizers import Tokenizer
 from common.code_of_turn import THOUGHT, THOUGHT_END, Reading, read
 from common.errors import UsageError
 from common.prompt_config import PromptConfig
-from common.prompt_text import CUT_NOTE, SECOND_BLOCK, START, STOP, PromptText, Supervisor, form_digest
+from common.prompt_text import CUT_NOTE, SECOND_BLOCK, START, STOP, STUB, PromptText, Supervisor, form_digest
 
 __all__ = ["START", "STOP", "Prompt", "PromptConfig", "Supervisor", "form_digest"]
 NO_THOUGHT = f"{THOUGHT}\n\n{THOUGHT_END}\n\n"
@@ -41,6 +42,7 @@ class Prompt:
         self._tokenizer.encode_special_tokens = True
         self._words, self._limit = PromptText(config), config.observation_limit
         self._start, self._stop = start, stop
+        self.freed_share = config.stub_share if config.long_context == "stub" else None
         self._special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._newline = self._encode("\n")
         thinks = tokenizer.token_to_id(THOUGHT_END) is not None
@@ -108,6 +110,10 @@ class Prompt:
             if len(ids) <= room:
                 return ids
         return []
+
+    def stub(self, *, stopped: bool = True) -> list[int]:
+        """What stands in the place of an observation that was taken out; `stopped` as with `observation`."""
+        return [*([] if stopped else [self._stop]), *self._newline, *self._user_turn(STUB)]
 
     def reply(self, code: str, thought: str = "") -> list[int]:
         """A turn as the policy should sample it, the stop token with it. For demonstrations alone."""

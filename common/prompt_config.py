@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from common.config import Section
 
 Form = Literal["compact", "react"]
+LongContext = Literal["end", "stub"]
 OBSERVATION_TOKENS: dict[Form, int | None] = {"compact": None, "react": 3000}  # LOOP (arXiv 2502.01600): 3,000
 
 
@@ -34,6 +35,21 @@ class PromptConfig(Section):
         examples=[3000],
     )
 
+    long_context: LongContext = Field(
+        default="end",
+        description="what happens when an episode's context is full: end: it ends, and is graded as it stands; stub: "
+        "its oldest observations are replaced by a stub, and it goes on",
+        examples=["stub"],
+    )
+    stub_share: float = Field(
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="with stub: share of the context that is made free at once, as far as observations fill it, so "
+        "that the engine's cache of its beginning lasts for some turns",
+        examples=[0.25],
+    )
+
     @field_validator("thinking", mode="before")
     @classmethod
     def is_a_word(cls, value: object) -> object:
@@ -48,4 +64,5 @@ class PromptConfig(Section):
     def __str__(self) -> str:
         """All that an actor and the learner must agree about, for a person: e.g. "react, thinking off, ..."."""
         limit = self.observation_limit or "unlimited"
-        return f"{self.form}, thinking {self.thinking}, observation_tokens {limit}"
+        full = f"stub {self.stub_share:g}" if self.long_context == "stub" else "end"
+        return f"{self.form}, thinking {self.thinking}, observation_tokens {limit}, long_context {full}"

@@ -20,6 +20,7 @@ from common.prompt_config import PromptConfig
 
 START, STOP = "<|im_start|>", "<|im_end|>"
 CUT_NOTE = "[{count} more characters]"
+STUB = "[This output was taken out to make room.]"
 SECOND_BLOCK = "[Only the first code block of the answer was executed.]"
 RULES = 2  # +1 when the same text would become other tokens, or the same tokens other code
 FORMS = Path(__file__).resolve().parent / "prompts"
@@ -49,7 +50,7 @@ class Message:
 def form_digest(config: PromptConfig | None = None) -> str:
     """sha256 (hex) of all about prompts but the tokenizer; learner and actor must have the same."""
     config = config or PromptConfig()
-    digest = hashlib.sha256(f"{RULES}\0{config}\0{START}\0{STOP}\0{CUT_NOTE}\0{SECOND_BLOCK}\0".encode())
+    digest = hashlib.sha256(f"{RULES}\0{config}\0{START}\0{STOP}\0{CUT_NOTE}\0{STUB}\0{SECOND_BLOCK}\0".encode())
     for file in sorted((FORMS / config.form).iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -33,7 +33,16 @@ class Sampling(Message):
     )
     max_turns: int = Field(ge=1, description="turns of an episode, count", examples=[7])
     max_turn_tokens: int = Field(ge=1, description="tokens sampled in one turn, count", examples=[90])
-    max_context_tokens: int = Field(ge=16, description="tokens of a whole episode, count", examples=[768])
+    max_context_tokens: int = Field(ge=16, description="tokens of a context, count", examples=[768])
+    max_episode_tokens: int | None = Field(
+        default=None, ge=1, description="tokens sampled in a whole episode, count; nothing: no limit", examples=[4000]
+    )
+    max_episode_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="time of an episode in engine and world, seconds; nothing: no limit",
+        examples=[600.0],
+    )
 
 
 class Lease(Message):
@@ -55,9 +64,11 @@ class Lease(Message):
 
 
 class Trajectory(Message):
-    """Stage 3: one finished episode as the learner needs it. T tokens, N turns.
+    """Stage 3: one finished episode as the learner needs it. T tokens, N turns, C contexts.
 
-    Tokens are exactly what the policy saw and sampled, in order; nothing is decoded and encoded again.
+    Tokens are exactly what the policy saw and sampled, in order; nothing is decoded and encoded again. Where the oldest
+    observations were replaced to make room, what followed was sampled in another context: it lies behind the one before
+    it, begins with what it repeats of it, and is a sequence of its own.
     """
 
     kind: Literal["trajectory"] = "trajectory"
@@ -81,13 +92,23 @@ class Trajectory(Message):
     turn_bytes: bytes = Field(
         repr=False, description="begin and end of each turn's sampled span, int32 [N, 2]", examples=[b"\x00" * 8]
     )
+    context_bytes: bytes = Field(
+        default=b"",
+        repr=False,
+        description="of each context after the first, where it begins and where what is new in it begins, "
+        "int32 [C - 1, 2]",
+        examples=[b""],
+    )
     reward: float = Field(ge=0, le=1, description="share of the task's tests passed", examples=[0.75])
     success: bool = Field(description="whether all tests passed", examples=[False])
     failures: tuple[str, ...] = Field(
         default=(), max_length=1000, description="requirements that failed", examples=[("answer matches",)]
     )
     tags: tuple[str, ...] = Field(
-        default=(), max_length=50, description="how it ended and what happened on the way", examples=[("turn_limit",)]
+        default=(),
+        max_length=50,
+        description="how it ended and what happened on the way",
+        examples=[("turn_limit", "kept_cache")],
     )
     started_at: float = Field(description="wall clock, seconds since 1970", examples=[1.7e9])
     seconds: float = Field(ge=0, description="duration of the episode, seconds", examples=[3.2])
@@ -118,6 +139,23 @@ class Trajectory(Message):
     def turns(self) -> Int32:
         """Begin and end of each turn's sampled span [N, 2]."""
         return np.frombuffer(self.turn_bytes, "<i4").reshape(-1, 2)
+
+    @property
+    def repeats(self) -> Int32:
+        """Begin and end of what each context after the first repeats of the one before it [C - 1, 2]."""
+        return np.frombuffer(self.context_bytes, "<i4").reshape(-1, 2)
+
+    @property
+    def contexts(self) -> Int32:
+        """Begin and end of each context [C, 2]: a sequence of its own, in which its turns were sampled."""
+        begins = np.concatenate(([0], self.repeats[:, 0])).astype(np.int32)
+        ends = np.append(begins[1:], np.int32(len(self.sampled_bytes)))
+        return np.stack((begins, ends), axis=1)
+
+    @property
+    def transcript(self) -> tuple[Int32, Int32]:
+        """Tokens and turns [N, 2] of the episode as one sequence, without what later contexts repeat."""
+        return transcript(self.tokens, self.turns, self.repeats)
 
     @property
     def oldest_version(self) -> int:
@@ -157,4 +195,31 @@ class Trajectory(Message):
             raise ValueError("turn_bytes: turns must be ordered and within the trajectory")
         if (np.repeat(np.arange(len(lengths)).astype("u1") & 1, lengths) != mask).any():
             raise ValueError("turn_bytes: turns must cover the sampled tokens exactly")
+        _check_contexts(self.context_bytes, mask)
         return self
+
+
+def transcript(tokens: Int32, turns: Int32, repeats: Int32) -> tuple[Int32, Int32]:
+    """Tokens [T] and turns [N, 2] without the tokens of `repeats` [C - 1, 2]."""
+    if not len(repeats):
+        return tokens, turns
+    kept = np.ones(len(tokens), np.bool_)
+    for begin, end in repeats:
+        kept[begin:end] = False
+    places = np.concatenate(([0], np.cumsum(kept))).astype(np.int32)  # [T + 1]: of each token among those kept
+    return tokens[kept], places[turns]
+
+
+def _check_contexts(context_bytes: bytes, mask: npt.NDArray[np.uint8]) -> None:
+    if len(context_bytes) % 8:
+        raise ValueError(f"context_bytes: {len(context_bytes)} bytes are not pairs of int32")
+    if not context_bytes:
+        return
+    bounds = np.frombuffer(context_bytes, "<i4").reshape(-1, 2).astype(np.int64)
+    if bounds[0, 0] < 1 or (np.diff(bounds.reshape(-1), append=len(mask)) < 1).any():
+        raise ValueError("context_bytes: contexts must be ordered, not empty and within the trajectory")
+    sampled = np.concatenate(([0], np.cumsum(mask, dtype=np.int64)))  # [T + 1]: sampled tokens before each
+    if (sampled[bounds[:, 1]] != sampled[bounds[:, 0]]).any():
+        raise ValueError("context_bytes: what a context repeats was not sampled in it")
+    if (np.diff(sampled[np.concatenate(([0], bounds[:, 0], [len(mask)]))]) < 1).any():
+        raise ValueError("context_bytes: a context without a sampled token")

@@ -135,14 +135,18 @@ class Segments:
 
 def read_frame(folder: Path, place: Place) -> bytes:
     """A frame of the files in `folder`. Raises RunError: its file lacks, or is shorter than the index says."""
-    file = _file_of(folder, place.segment)
+    return read_bytes(_file_of(folder, place.segment), place.offset, place.length)
+
+
+def read_bytes(file: Path, offset: int, length: int) -> bytes:
+    """The frame that lies there. Raises RunError: the file lacks, or ends before the frame does."""
     try:
         with file.open("rb", buffering=0) as stream:
-            frame = os.pread(stream.fileno(), place.length, place.offset)
+            frame = os.pread(stream.fileno(), length, offset)
     except OSError as error:
         raise RunError(f"{file}: cannot be read: {error.strerror}") from None
-    if len(frame) < place.length:
-        raise RunError(f"{file}: ends within the frame of {place.length} bytes at {place.offset}")
+    if len(frame) < length:
+        raise RunError(f"{file}: ends within the frame of {length} bytes at {offset}")
     return frame
 
 

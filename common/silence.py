@@ -32,6 +32,11 @@ class Silence:
             log.info("learner_heard_again", learner=self._learner, seconds=round(now - self._heard_at, 1))
         self._heard_at = now
 
+    @property
+    def seconds(self) -> float:
+        """How long it has not been heard, once that is too long; 0 before."""
+        return self._clock() - self._heard_at if self._silent else 0.0
+
     async def watch(self, interval: float, intervals: int) -> None:
         """Until cancelled: say when nothing was heard for so many heartbeat intervals of so many seconds."""
         while True:

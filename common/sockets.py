@@ -231,7 +231,7 @@ class Gatekeeper:
         except UsageError as error:
             # a broken file in the list must not end the gateway; the handshake is refused and the file named
             if self._is_due("list"):
-                log.error("key_list_unreadable", error=str(error))
+                log.error("key_list_unreadable", reason=str(error))
             return None
 
     def _is_due(self, what: str) -> bool:

@@ -50,6 +50,9 @@ def show(
     console.print(_seconds(seconds, wall))
     tokens = f"{figures.sampled_tokens:,} sampled tokens, {figures.trained_tokens:,} trained tokens"
     console.print(f"{figures.versions} versions from {figures.trajectories} trajectories, {tokens}", highlight=False)
+    if figures.lags:
+        lags = ", ".join(f"lag {lag}: {share:.1%}" for lag, share in figures.lags.items())
+        console.print(f"staleness of the trained tokens, in policy versions: {lags}", highlight=False)
     console.print(
         f"run folder: {os.path.relpath(run)}: config, logs, metrics.jsonl, checkpoints, curve.png", highlight=False
     )

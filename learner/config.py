@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from common.config import LinkConfig, RunConfig, Section
+from common.metrics_config import MetricsConfig
 from common.prompt_config import PromptConfig
 from learner.gateway.draw import RolloutConfig
 from learner.gateway.evaluation import EvaluationConfig
@@ -82,6 +83,7 @@ class LearnerConfig(Section):
 SECTIONS: dict[str, type[Section]] = {
     "run": RunConfig,
     "link": LinkConfig,
+    "metrics": MetricsConfig,
     "prompt": PromptConfig,
     "learner": LearnerConfig,
 }

@@ -1,5 +1,8 @@
 """What tests share: AppWorld's virtualenv and a small world, both made once into the real cache."""
 
+import logging
+import signal
+
 import pytest
 import structlog
 from hypothesis import settings
@@ -10,6 +13,9 @@ from actor.world.build import BuildArguments, build
 # how long an example takes is the machine's business, and others work on it too
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+# a shell's background jobs ignore Ctrl-C, and so would every process that a test starts there
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +36,4 @@ def logs_of_one_test_alone():
     yield
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
+    logging.captureWarnings(capture=False)

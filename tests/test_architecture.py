@@ -18,12 +18,21 @@ FILES = sorted(file for side in SIDES for file in (ROOT / side).rglob("*.py"))
 MODULES = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in FILES}
 # only these may import these packages: each stage's heavy or dangerous tool has one door
 DOORS = {
-    "vllm": {"actor.policy"},
-    "torch": {"learner", "actor.policy"},
-    "zmq": {"common.channel", "common.file_link", "common.keys", "common.link", "common.sockets", "learner.gateway"},
+    "vllm": {"actor.engine", "actor.engine_start"},
+    "torch": {"learner"},
+    "zmq": {
+        *("common.channel", "common.doctor_reach", "common.file_link", "common.keys", "common.link", "common.sockets"),
+        "common.status_link",
+        "learner.gateway",
+    },
     "tokenizers": {"common.prompt", "learner.warm_start.tokenizer"},
     "matplotlib": {"common.curve"},
-    "sqlite3": {"learner.gateway", "actor.outbox", "actor.spool", "actor.world.changes"},
+    "prometheus_client": {"common.exporter", "common.measures"},
+    # by name alone, and only there: a run does without
+    "tensorboardX": set(),
+    "wandb": set(),
+    "sdnotify": {"common.notify"},
+    "sqlite3": {"learner.gateway", "learner.report.gather", "actor.outbox", "actor.spool", "actor.world.changes"},
     # run in AppWorld's own virtualenv
     "appworld": {"actor.world"},
 }

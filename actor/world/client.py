@@ -24,10 +24,10 @@ from typing import Any
 from actor.world import frames
 from actor.world.config import WorldConfig
 from actor.world.grader import Grader, Verdict
-from actor.world.guards import insist, missing_guards
 from actor.world.process import WorldProcess
 from actor.world.root import TaskText, check_root, read_task
-from actor.world.transport import packet, ready, receive, send_descriptors
+from actor.world.transport import ready, receive, send_descriptors
+from actor.world.warm_host import WarmHost
 from actor.world_protocol import UnusableTask, WorldFailure
 from common.errors import RunError, UsageError
 from common.log import get_logger
@@ -36,7 +36,6 @@ __all__ = ["Observation", "TaskText", "UnusableTask", "Verdict", "World", "World
 log = get_logger(__name__)
 TURN_LIMIT = 64 << 20  # bytes of one observation with its changes
 KILL_SECONDS = 5.0  # a member answers this soon after its cell process was killed, or is killed too
-RESTART_SECONDS = (0.0, 0.5, 2.0, 5.0, 15.0)  # waits before the host is started again; the last one repeats
 
 
 @dataclass(frozen=True)
@@ -57,19 +56,13 @@ class WorldHost:
 
     def __init__(self, config: WorldConfig, python: Path, root: Path, *, log_calls: bool = False) -> None:
         self.config, self.python, self.root, self._log_calls = config, python, root, log_calls
-        self.restarts = 0
-        self.guards: tuple[str, ...] = ()
         self._scratch = Path()
-        self._host: WorldProcess | None = None
+        self._host: WarmHost | None = None
         self._grader: Grader | None = None
-        self._starting = asyncio.Lock()
         self._sending = asyncio.Lock()  # a loop keeps one waiter per socket: a second would displace the first
         self._slots = asyncio.Semaphore(config.max_worlds)
         self._opened = 0
-        self._failed_starts = 0
         self._worlds: set[World] = set()
-        self._warm_task = ""
-        self._closed = False
 
     @classmethod
     async def start(cls, config: WorldConfig, python: Path, root: Path, *, log_calls: bool = False) -> WorldHost:
@@ -78,21 +71,52 @@ class WorldHost:
         `log_calls`: each world's `calls` are the API calls that its turns made.
         """
         host = cls(config, python, root, log_calls=log_calls)
-        host._warm_task = check_root(root)
+        warm_task = check_root(root)
         if not os.access(python, os.X_OK):
             raise UsageError(f"{python} is not an executable python: run `loop world install` first")
         host._scratch = Path(tempfile.mkdtemp(prefix="loop-world-"))
         host._scratch.chmod(0o711)  # cells reach their own folder in it and list nothing
-        settings = {"root": str(root / "full"), "scratch": str(host._scratch), "warm_task": host._warm_task}
-        host._grader = Grader(python, settings, config.grade_seconds, required=config.require_confinement)
+        settings = {"scratch": str(host._scratch), "warm_task": warm_task}
+        required = config.require_confinement
+        host._grader = Grader(python, {**settings, "root": str(root / "full")}, config.grade_seconds, required=required)
+        host._host = WarmHost(python, {**settings, **host._of_episodes()}, required=required)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(host._running())
+                group.create_task(host._host.running())
                 group.create_task(host._grader.start())
-        except BaseExceptionGroup as errors:
+        except BaseException as error:  # a cancellation, too, leaves nothing behind
             await host.close()
-            raise errors.exceptions[0] from None
+            if isinstance(error, BaseExceptionGroup):
+                raise error.exceptions[0] from None
+            raise
         return host
+
+    def _of_episodes(self) -> dict[str, Any]:
+        """What the host process is told of the episodes that it forks."""
+        return {
+            "root": str(self.root / "episode"),
+            "characters": self.config.observation_characters,
+            "memory_bytes": self.config.memory_megabytes << 20,
+            "cpu_seconds": int(self.config.episode_seconds) + 1,
+            "log_calls": self._log_calls,
+        }
+
+    @property
+    def waiting_for(self) -> str:
+        """What every world waits for, in words; empty while nothing is lacking."""
+        return "; ".join(
+            part.waiting_for for part in (self._host, self._grader) if part is not None and part.waiting_for
+        )
+
+    @property
+    def restarts(self) -> int:
+        """Times that the host died."""
+        return self._host.restarts if self._host is not None else 0
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """What confines the worlds, as their host has tried it."""
+        return self._host.guards if self._host is not None else ()
 
     async def open(self, task_id: str) -> World:
         """A world at the task's start. Waits while `max_worlds` are open. Raises WorldFailure, UnusableTask."""
@@ -104,6 +128,7 @@ class WorldHost:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
+            await self._warm()  # however long that warms up: the limit is of what it takes then
             async with asyncio.timeout(self.config.open_seconds):
                 self._opened += 1
                 number = self._opened  # others open meanwhile
@@ -115,17 +140,18 @@ class WorldHost:
             ours.close()
             self._slots.release()
             if isinstance(error, TimeoutError | OSError | RunError):
-                raise WorldFailure(f"no world opened for task {task_id}: {error or 'it took too long'}") from error
+                raise WorldFailure(f"no world opened for task {task_id}: {str(error) or 'it took too long'}") from error
             raise
         self._worlds.add(world)
         return world
 
     async def close(self) -> None:
         """Ends all worlds and both processes, and removes their files. Idempotent."""
-        self._closed = True
+        if self._host is not None:
+            await self._host.shut()
         await asyncio.gather(*(world.close() for world in list(self._worlds)))
         if self._host is not None:
-            await self._host.stop()
+            await self._host.close()
         if self._grader is not None:
             await self._grader.close()
         if self._scratch != Path():
@@ -153,10 +179,14 @@ class WorldHost:
                 sock.close()
 
     async def _ask(self, number: int, task_id: str, *descriptors: int) -> None:
-        process = await self._running()
+        process = await self._warm()
         asked = json.dumps({"open": number, "task": task_id}).encode()
         async with self._sending:
             await send_descriptors(process.sock, asked, *descriptors)
+
+    async def _warm(self) -> WorldProcess:
+        assert self._host is not None
+        return await self._host.running()
 
     def forget(self, world: World) -> None:
         """A world has closed."""
@@ -168,46 +198,6 @@ class WorldHost:
         """The grader's verdict. Raises WorldFailure when it cannot be had."""
         assert self._grader is not None
         return await self._grader.grade(task_id, changes)
-
-    async def _running(self) -> WorldProcess:
-        """The warm host process, started (again) where there is none."""
-        async with self._starting:
-            if self._host is not None and self._host.alive:
-                return self._host
-            if self._closed:
-                raise WorldFailure("the worlds are closed")
-            if self._host is not None:
-                await self._host.stop()
-                self.restarts += 1
-                log.error("world_host_died", returncode=self._host.process.returncode, restarts=self.restarts)
-                await asyncio.sleep(RESTART_SECONDS[min(self._failed_starts, len(RESTART_SECONDS) - 1)])
-                for folder in self._scratch.glob("[0-9]*"):
-                    shutil.rmtree(folder, ignore_errors=True)
-            self._failed_starts += 1
-            self._host = await self._new_host()
-            self._failed_starts = 0
-            return self._host
-
-    async def _new_host(self) -> WorldProcess:
-        settings = {
-            "root": str(self.root / "episode"),
-            "scratch": str(self._scratch),
-            "warm_task": self._warm_task,
-            "characters": self.config.observation_characters,
-            "memory_bytes": self.config.memory_megabytes << 20,
-            "cpu_seconds": int(self.config.episode_seconds) + 1,
-            "log_calls": self._log_calls,
-        }
-        process = await WorldProcess.start("actor.world.host", socket.SOCK_SEQPACKET, self.python, settings)
-        told = await process.first_word(packet(process.sock))
-        self.guards = tuple(told["guards"])
-        missing = missing_guards(self.guards)
-        log.info("world_host_ready", seconds=told["seconds"], guards=list(self.guards), missing=missing)
-        if missing and self.config.require_confinement:
-            self._host = process
-            process.sock.close()  # it ends when it sees that, and `close` buries it: here a cancellation may come
-            insist("the world's host", missing)
-        return process
 
 
 class World:
@@ -222,7 +212,7 @@ class World:
         self._killed: str | None = None
         self._tampered: str | None = None
         self._open, self._broken, self._member_killed = True, False, False
-        self._deadline = asyncio.get_running_loop().time() + host.config.episode_seconds
+        self._deadline: float | None = None  # from the first cell on: a world may be opened ahead of its episode
 
     async def execute(self, code: str) -> Observation:
         """Runs one cell. A cell over a limit is killed; then `world.killed_cell` says whether there are more.
@@ -234,7 +224,9 @@ class World:
             if not self._goes_on():
                 return self._ended("The session has ended: no more code can be executed.")
             await self._restart()
-        left = self._deadline - asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        self._deadline = self._deadline or now + self._host.config.episode_seconds
+        left = self._deadline - now
         seconds = max(0.0, min(self._host.config.cell_seconds, left))
         turn = asyncio.ensure_future(self._turn(code))
         try:
@@ -279,7 +271,8 @@ class World:
         if self._tampered is not None:
             verdict = verdict.as_tampered(self._tampered)
         if verdict.tampered:
-            log.warning("world_tampered", task=self.task.task_id, reason=verdict.reason)
+            log.warning("world_tampered", task=self.task.task_id)
+            log.debug("tampering_found", task=self.task.task_id, reason=verdict.reason)  # may quote the policy
         return verdict
 
     async def close(self) -> None:

@@ -40,10 +40,13 @@ class WorldConfig(Section):
         examples=["go_on"],
     )
     episode_seconds: float = Field(
-        default=600.0, gt=0, description="wall-clock limit of an episode's open world, seconds", examples=[600.0]
+        default=600.0,
+        gt=0,
+        description="wall-clock limit of an episode from its first cell on, seconds",
+        examples=[600.0],
     )
     open_seconds: float = Field(
-        default=120.0, gt=0, description="longest wait for a world to open, seconds", examples=[120.0]
+        default=120.0, gt=0, description="longest wait for a world to open in a warm host, seconds", examples=[120.0]
     )
     grade_seconds: float = Field(
         default=60.0,

@@ -43,6 +43,7 @@ class Grader:
         self._python, self._settings, self._seconds = python, settings, seconds
         self._required = required  # its guards
         self.guards: tuple[str, ...] = ()
+        self.waiting_for = ""  # in words, while it starts again
         self._process: WorldProcess | None = None
         self._turn = asyncio.Lock()
         self._number = 0
@@ -71,12 +72,14 @@ class Grader:
             try:
                 told = await self._ask(task_id, changes)
             except (OSError, EOFError, TimeoutError, frames.BadFrame) as error:
-                log.error("world_grader_died", task=task_id, error=repr(error))
+                log.warning("world_grader_died", task=task_id, reason=repr(error))
                 told = await self._again(task_id, changes)
         if "tampered" in told:
             return Verdict(0.0, success=False, passes=(), failures=("not tampered with",)).as_tampered(told["tampered"])
         if "verdict" not in told:
-            raise WorldFailure(f"task {task_id} cannot be graded: {told.get('failed')}")
+            failed = str(told.get("failed"))
+            log.debug("grading_failed", task=task_id, reason=failed)  # may quote what the policy wrote
+            raise WorldFailure(f"task {task_id} cannot be graded: {failed.partition(':')[0]}")
         return _verdict(told["verdict"])
 
     async def _again(self, task_id: str, changes: list[bytes]) -> dict[str, Any]:
@@ -84,10 +87,17 @@ class Grader:
             if self._process is not None:
                 self._process.kill()
             await self.close()
-            await self.start()
+            await self._start_again()
             return await self._ask(task_id, changes)
         except (OSError, EOFError, TimeoutError, frames.BadFrame, RunError) as error:
             raise WorldFailure(f"the grader broke down twice on task {task_id}: {error!r}") from error
+
+    async def _start_again(self) -> None:
+        self.waiting_for = "the worlds' grader, which died and starts again"
+        try:
+            await self.start()
+        finally:
+            self.waiting_for = ""
 
     async def _ask(self, task_id: str, changes: list[bytes]) -> dict[str, Any]:
         if self._process is None or not self._process.alive:

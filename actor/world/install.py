@@ -41,6 +41,12 @@ def appworld_python(progress: Progress | None = None) -> Path:
     return python
 
 
+def installed_python() -> Path | None:
+    """The python of AppWorld's virtualenv where it is there, whole; nothing is installed."""
+    folder = cache_folder() / f"appworld-{APPWORLD_VERSION}"
+    return folder / "venv" / "bin" / "python" if _done(folder) else None
+
+
 def _done(folder: Path) -> bool:
     return (folder / MARKER).exists() and (folder / "venv" / "bin" / "python").exists()
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from actor.world import frames
 from common.errors import RunError
-from common.log import get_logger
+from common.log import about_nothing, get_logger
 
 log = get_logger(__name__)
 PACKAGE = Path(__file__).parent.parent
 LINE_LIMIT = 1 << 16
+MOST_TEXT = 2000  # characters of a line that the log takes
 START_SECONDS = 600.0  # ten cold engines at once on two cores needed 180
 INSTALL_ANEW = "where its installation is broken, remove the folder that 'loop world install' names and run that again"
 AHEAD = 10  # steps of priority
@@ -38,7 +39,7 @@ class WorldProcess:
     def __init__(self, module: str, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
         self.module, self.process, self.sock = module, process, sock
         self.last_words = ""  # the last line that it printed
-        self._reader = asyncio.create_task(self._pass_on())
+        self._reader = asyncio.create_task(self._pass_on(), context=about_nothing())
 
     @classmethod
     async def start(cls, module: str, kind: socket.SocketKind, python: Path, settings: dict[str, Any]) -> WorldProcess:
@@ -128,4 +129,4 @@ class WorldProcess:
                 return
             text = line.decode(errors="replace").rstrip()
             self.last_words = text or self.last_words
-            log.warning("world_engine_said", process=self.module, text=text)
+            log.warning("world_engine_said", source="appworld", part=self.module, text=text[:MOST_TEXT])

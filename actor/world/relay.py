@@ -42,7 +42,7 @@ def run_module(python: Path, module: str, words: Sequence[str], failure: str) ->
         try:
             for line in process.stdout:
                 last = json.loads(line)
-                log.info(last.pop("event"), **last)
+                log.info("world_progress", what=last.pop("event"), **last)
             process.wait()
         finally:
             if process.poll() is None:

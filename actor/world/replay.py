@@ -17,17 +17,20 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from actor.episode import Episode, Wording, run_episode
 from actor.trajectory import LONGEST_FAILURE, MOST_FAILURES
 from actor.world_protocol import Judged, OpenWorld, Seen, Task, Worlds
 from common.behaviour import KILLED
-from common.messages import Trajectory
+from common.messages import Int32, Trajectory
+from common.rollouts import transcript
 
 Kind = Literal["opening", "observation", "cut", "end", "grade"]
 Outcome = Literal["same", "different", "not_exact"]
 CLOCK, CHANCE, ADDRESS = "clock", "chance", "address"
 EXCUSES = {
-    CLOCK: "a cell was killed by a limit of time, which no replay meets at the same instruction",
+    CLOCK: "a limit of time killed a cell or ended the episode, which no replay meets at the same instruction",
     CHANCE: "its code asks the machine for chance or for processor time, which the engine does not seed",
     ADDRESS: "an observation shows addresses in memory, which are another process's",
 }
@@ -132,6 +135,7 @@ class _RepeatedTurn:
     versions: list[int]
     finish: str
     seconds: float = 0.0
+    kept_cache: bool = False
 
 
 @dataclass
@@ -161,10 +165,16 @@ class _Rerun:
         yield None
 
     async def generate(
-        self, ids: Sequence[int], *, temperature: float, max_tokens: int, pinned: int | None = None
+        self,
+        ids: Sequence[int],
+        *,
+        temperature: float,
+        max_tokens: int,
+        pinned: int | None = None,
+        max_seconds: float | None = None,
     ) -> _RepeatedTurn:
         """The next recorded turn, whatever stands before it now."""
-        del ids, temperature, pinned
+        del ids, temperature, pinned, max_seconds
         if self.position == self.turns:
             raise _NoMoreTurns
         begin, end = self.trajectory.turns[self.position]
@@ -199,15 +209,24 @@ class _Rerun:
 def _gaps(rerun: _Rerun, episode: Episode, prompt: ReplayWording) -> list[Difference]:
     """What stands before each turn: the opening, then observations."""
     found = []
-    tokens, ends = rerun.trajectory.tokens, [0, *(int(end) for _, end in rerun.trajectory.turns)]
-    ours = [0, *(turn.end for turn in episode.turns)]
-    for number, turn in enumerate(episode.turns):
-        recorded = tokens[ends[number] : rerun.trajectory.turns[number][0]].tolist()
-        replayed = episode.ids[ours[number] : turn.begin]
+    theirs, ours = _spans_before(*rerun.trajectory.transcript), _spans_before(*_transcript_of(episode))
+    for number, (recorded, replayed) in enumerate(zip(theirs, ours, strict=False)):
         if recorded != replayed:
             kind: Kind = "opening" if number == 0 else _kind(rerun, number - 1, recorded, prompt)
             found.append(Difference(kind, number - 1, *_texts(recorded, replayed, prompt)))
     return found
+
+
+def _transcript_of(episode: Episode) -> tuple[Int32, Int32]:
+    turns = np.array([(turn.begin, turn.end) for turn in episode.turns], np.int32).reshape(-1, 2)
+    repeats = np.array(episode.repeats, np.int32).reshape(-1, 2)
+    return transcript(np.array(episode.ids, np.int32), turns, repeats)
+
+
+def _spans_before(tokens: Int32, turns: Int32) -> list[list[int]]:
+    """What stands before each turn."""
+    ends = [0, *(int(end) for _, end in turns)]
+    return [tokens[end:begin].tolist() for end, (begin, _) in zip(ends, turns, strict=False)]
 
 
 def _kind(rerun: _Rerun, turn: int, recorded: list[int], prompt: ReplayWording) -> Kind:
@@ -258,6 +277,8 @@ class _Excuses:
         killed = {f"killed_by_{clock}" for clock in CLOCKS} & set(rerun.trajectory.tags)
         recorded = [_recorded_kill(rerun)] if killed else []
         clocks = [turn for turn, seen in rerun.seen.items() if seen.killed in CLOCKS]
+        if "time_limit" in rerun.trajectory.tags:
+            recorded.append(rerun.turns - 1)
         chances = [turn for turn, code in rerun.code.items() if UNSEEDED.search(code)]
         starts = {CLOCK: [*recorded, *clocks], CHANCE: chances}
         self._since = {name: min(turns) for name, turns in starts.items() if turns}
@@ -274,7 +295,7 @@ class _Excuses:
 
 def _recorded_kill(rerun: _Rerun) -> int:
     """The first recorded turn whose cell was killed: the one that was told so, else the last one, which nobody told."""
-    tokens, turns = rerun.trajectory.tokens, rerun.trajectory.turns
+    tokens, turns = rerun.trajectory.transcript
     observations = (tokens[end:begin].tolist() for (_, end), (begin, _) in pairwise(turns))
     told = (number for number, ids in enumerate(observations) if KILLED.search(rerun.prompt.text(ids)))
     return next(told, rerun.turns - 1)

@@ -30,6 +30,11 @@ class AppWorlds:
         """Files of the root, and those of each task, as `check_tasks`."""
         check_tasks(self.root, task_ids)
 
+    @property
+    def waiting_for(self) -> str:
+        """As `WorldHost.waiting_for`."""
+        return self._host.waiting_for if self._host is not None else ""
+
     async def start(self) -> None:
         """Warms up host and grader."""
         self._host = await WorldHost.start(self._config, self._python, self.root)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UsageError
-from learner.gateway.ledger import open_database
 
 PENDING = ("leased", "received", "handed")
 FACTS = {
@@ -124,6 +123,8 @@ def main(argv: Sequence[str]) -> int:
     file = options.run / "ledger.sqlite"
     if not file.is_file():
         raise UsageError(f"{options.run}: no ledger there; name the folder of a run that a learner has begun")
+    from learner.gateway.ledger import open_database  # noqa: PLC0415 - with all messages; `--help` does without
+
     database = open_database(file, read_only=True)
     try:
         if options.trajectory is None:

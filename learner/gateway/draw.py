@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -48,7 +48,17 @@ class RolloutConfig(Section):
     max_turns: int = Field(default=7, ge=1, description="turns of an episode, count", examples=[40])
     max_turn_tokens: int = Field(default=90, ge=1, description="tokens sampled in one turn, count", examples=[1500])
     max_context_tokens: int = Field(
-        default=640, ge=16, description="tokens of a whole episode, count", examples=[32000]
+        default=640, ge=16, description="tokens of an episode's context, count", examples=[32000]
+    )
+    max_episode_tokens: int | None = Field(
+        default=None, ge=1, description="tokens sampled in a whole episode, count; none: no limit", examples=[20000]
+    )
+    max_episode_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="time of an episode in engine and world, seconds, while its actor swaps versions not counted; "
+        "none: no limit",
+        examples=[1800.0],
     )
     lease_seconds: float = Field(
         default=60.0, gt=0, description="silence after which an actor's leases lapse, seconds", examples=[120.0]
@@ -70,6 +80,13 @@ class RolloutConfig(Section):
         description="members that every group has at least before any is cut, count; none: two thirds of group_size, "
         "rounded up",
         examples=[4],
+    )
+    stragglers: Literal["cut", "carry"] = Field(
+        default="cut",
+        description="what becomes of groups whose last members a step does not wait for: cut: they are closed without "
+        "those; carry: they go on, others are drawn in their place, and they are trained on in a later step, when they "
+        "are whole; needs a staleness_bound of 1 or more",
+        examples=["carry"],
     )
     refill_most: int = Field(
         default=0,
@@ -123,6 +140,13 @@ class RolloutConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def what_is_carried_may_be_older(self) -> Self:
+        """What goes on beyond a step is trained on by a later version."""
+        if self.stragglers == "carry" and not self.staleness_bound:
+            raise ValueError("rollout.stragglers: carry needs rollout.staleness_bound of 1 or more: raise it, or cut")
+        return self
+
     @property
     def least_members(self) -> int:
         """Members that a group is not cut below, count."""
@@ -146,6 +170,8 @@ class RolloutConfig(Section):
             max_turns=self.max_turns,
             max_turn_tokens=self.max_turn_tokens,
             max_context_tokens=self.max_context_tokens,
+            max_episode_tokens=self.max_episode_tokens,
+            max_episode_seconds=self.max_episode_seconds,
         )
 
 

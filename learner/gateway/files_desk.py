@@ -74,5 +74,6 @@ class FilesDesk:
         self._on_fetch(name, request.policy_version, time.monotonic())
         chunk = self._blobs.chunk(request)
         if chunk.error:
-            log.warning("chunk_missing", actor=name, version=request.policy_version, file=request.name, why=chunk.error)
+            told = {"file": request.name, "reason": chunk.error}
+            log.warning("chunk_missing", actor=name, policy_version=request.policy_version, **told)
         return chunk

@@ -96,6 +96,10 @@ class Index:
         """Open groups of training in the order of their draw."""
         return iter(self._groups["train", "open"].values())
 
+    def carried(self) -> list[Group]:
+        """Open groups of training that a step went without, in the order of their draw."""
+        return [group for group in self.opened() if group.carried]
+
     def all_in_order(self) -> list[Group]:
         """Every live group: evaluations first, then by draw."""
         groups = [group for filed in self._groups.values() for group in filed.values()]

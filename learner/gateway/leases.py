@@ -7,20 +7,20 @@ Times are seconds on the gateway's monotonic clock.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from common.messages import Lease
+from learner.gateway.awaited import missing_groups
 from learner.gateway.draw import RolloutConfig, TaskDraw
 from learner.gateway.evaluation import EvaluationTask
 from learner.gateway.history import History
 from learner.gateway.index import LANES
-from learner.gateway.open_groups import group_of_draw, group_of_evaluation
+from learner.gateway.open_groups import group_of_draw, group_of_evaluation, lease_of
 from learner.gateway.records import NO_SIGNAL, STRAGGLER, Group, GroupState, LeaseRecord
 from learner.gateway.register import Register
-from learner.gateway.stragglers import stragglers_of, to_close
+from learner.gateway.stragglers import is_hopeless, stragglers_of, to_carry, to_close
 
 NOT_THE_TRAINERS = frozenset(
     {"stale", "group_too_small", "run_over", STRAGGLER}
@@ -125,29 +125,19 @@ class LeaseBook:
         return group
 
     def _lease(self, group: Group, index: int, actor: str, now: float) -> LeaseRecord:
-        epoch = len(group.members[index].leases)
-        # training asks for the version of now: the admission bound then keeps the lag within the staleness bound
-        minimum = self.policy_version if group.purpose == "train" else group.minimum_version
-        lease = Lease(
-            lease_id=f"{group.group_id}.{index}.{epoch}",
-            group_id=group.group_id,
-            member=index,
-            epoch=epoch,
-            task_id=group.task_id,
-            purpose=group.purpose,
-            label=group.label,
-            minimum_version=minimum,
-            sampling=group.sampling,
-            time_to_live=self.config.lease_seconds,
-        )
+        lease = lease_of(self.config, group, index, self.policy_version)
         record = LeaseRecord(lease, actor, self.policy_version, expires_at=now + self.config.lease_seconds)
         self._register.grant(group, record)
         return record
 
     def _most_outstanding(self) -> int:
-        """Admission: a group drawn now is trained on at most `staleness_bound` versions later, or is the run's last."""
+        """Admission: a group drawn now is trained on at most `staleness_bound` versions later, or is the run's last.
+
+        What is carried over takes nobody's place.
+        """
         config = self.config
-        return config.groups_per_step * min(config.staleness_bound + 1, config.steps - self.steps)
+        carried = len(self._index.carried()) if config.stragglers == "carry" and config.steps > self.steps else 0
+        return config.groups_per_step * min(config.staleness_bound + 1, config.steps - self.steps) + carried
 
     def waits_for(self) -> str:
         """What is waited for before more can be leased, in words."""
@@ -282,15 +272,7 @@ class LeaseBook:
 
     def missing_groups(self) -> str:
         """In words, what the next step still lacks; empty when nothing."""
-        lacking = self.config.groups_per_step - self.ready()
-        if lacking <= 0:
-            return ""
-        started = itertools.islice(self._index.opened(), 2)
-        shown = ", ".join(f"{g.group_id} ({g.task_id}) has {len(g.survivors)} of {len(g.members)}" for g in started)
-        refilled, most = self.history.refills(self._next_step()), self.config.refill_most
-        kind = " with signal" if refilled < most else ""
-        told = f"; {refilled} without signal were replaced, {most} may be" if refilled else ""
-        return f"{lacking} group{'s' if lacking > 1 else ''}{kind}" + (f": {shown}" if shown else "") + told
+        return missing_groups(self.config, self._index, self.history.refills(self._next_step()))
 
     def take(self, step: int) -> list[Group] | str:
         """The groups of a step, or why there are none yet. Asked again, the same."""
@@ -306,7 +288,7 @@ class LeaseBook:
                 group.judged_at = self.policy_version
                 self._drop_stale(group)
                 self._refill(group)
-        self._cut_stragglers()
+        self._go_without_stragglers()
         # a step that is made again gets what it had, whatever has become ready since
         in_order = sorted(self.in_state("ready"), key=lambda group: (group.step != step, group.step > step))
         ready = in_order[: self.config.groups_per_step]
@@ -319,23 +301,37 @@ class LeaseBook:
             self._register.move_group(group, "handed")
         return self.in_state("handed")
 
-    def _cut_stragglers(self) -> None:
-        """Close the groups whose last members the next step does not wait for."""
+    def _go_without_stragglers(self) -> None:
+        """Close the groups whose last members the next step does not wait for, or carry them over."""
         if self.config.straggler_share >= 1:
             return
-        while closing := to_close(
+        for group in self._index.carried():
+            self._drop_stale(group)
+            if group.state == "open" and is_hopeless(group, self.config.most_failures):
+                self._close(group, "stale", "the others of its group are too old")
+        if self._next_step() < self.config.steps and (late := self._late(to_carry)):
+            for group in late:
+                self._register.carry(group, self._next_step())
+            return
+        while closing := self._late(to_close):
+            for group in closing:
+                self._close(group, STRAGGLER, f"{len(group.survivors)} of {len(group.members)} are enough")
+                self._drop_stale(group)
+
+    def _late(self, rule: Callable[..., list[Group]]) -> list[Group]:
+        return rule(
             self._index.in_order("train", "ready"),
-            self._index.opened(),
+            list(self._index.opened()),
             self.config,
             oldest_version=self.policy_version - self.config.staleness_bound,
             refills_left=self.history.refills(self._next_step()) < self.config.refill_most,
-        ):
-            for group in closing:
-                told = f"{len(group.survivors)} of {len(group.members)} are enough"
-                for record in stragglers_of(group):
-                    self._register.move(record, "dropped", STRAGGLER, told)
-                self._settle(group, closing=True)
-                self._drop_stale(group)
+        )
+
+    def _close(self, group: Group, reason: str, told: str) -> None:
+        """An open group goes without the members that are out."""
+        for record in stragglers_of(group):
+            self._register.move(record, "dropped", reason, told)
+        self._settle(group, closing=True)
 
     def _drop_stale(self, group: Group) -> None:
         bound = self.config.staleness_bound

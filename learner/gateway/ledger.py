@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from common.errors import RunError
 from common.evaluation import Scored
@@ -63,6 +63,7 @@ CREATE TABLE IF NOT EXISTS steps (
     made_at REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS straggler_lengths (lease_id TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS carried (group_id TEXT PRIMARY KEY REFERENCES groups, step INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS newest_versions (trajectory_id TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS evaluations (label TEXT PRIMARY KEY, result TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS story (
@@ -83,6 +84,10 @@ WHERE l.purpose = 'train' AND l.state = 'dropped' AND l.reason = ?
 """
 CUT_FOR_STEP = """
 AND l.group_id IN (SELECT group_id FROM groups WHERE state IN ('handed', 'trained', 'dropped') AND step = ?)
+"""
+CARRIED = """
+SELECT (SELECT COUNT(*) FROM carried WHERE step = ?), (SELECT COUNT(*) FROM carried JOIN groups g USING (group_id)
+WHERE g.state IN ('handed', 'trained') AND g.step = ?)
 """
 
 
@@ -145,6 +150,8 @@ class Ledger:
                     group.minimum_version, group.sampling.model_dump_json(), group.state, group.reason, group.step,
                 ),
             )  # fmt: skip
+            if group.carried:
+                self._database.execute("INSERT OR IGNORE INTO carried VALUES (?,?)", (group.group_id, group.carried))
         for record in leases:
             lease = record.lease
             self._database.execute(
@@ -251,6 +258,10 @@ class Ledger:
 
     # --- reading
 
+    def look(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query that only reads."""
+        return self._database.execute(query, tuple(values)).fetchall()
+
     def fact(self, key: str) -> str | None:
         if key not in self._facts:
             row = self._database.execute("SELECT value FROM run WHERE key=?", (key,)).fetchone()
@@ -314,7 +325,10 @@ class Ledger:
         kept: trajectories that the trainer had for this step, with their mean length in tokens. cut: leases dropped
         for it as stragglers; of those whose length is known (the whole trajectory came too late, or the actor told how
         far it was), the mean. The same `_in_sum` for all of the run so far, lengths told since included.
+        carried: groups that this step went without and that were not cut; carried_in: groups of this step that an
+        earlier one went without.
         """
+        carried = self._database.execute(CARRIED, (step, step)).fetchone()
         kept = self._database.execute(KEPT, (step, NO_SIGNAL)).fetchone()
         cut = self._database.execute(CUT + CUT_FOR_STEP, (STRAGGLER, step)).fetchone()
         in_sum = self._database.execute(CUT, (STRAGGLER,)).fetchone()
@@ -322,6 +336,7 @@ class Ledger:
         return {
             **dict(zip(("kept", "mean_tokens_kept"), kept, strict=True)),
             **dict(zip(names, cut, strict=True)),
+            **dict(zip(("carried", "carried_in"), carried, strict=True)),
             **dict(zip((f"{name}_in_sum" for name in names), in_sum, strict=True)),
         }
 
@@ -342,7 +357,8 @@ class Ledger:
 
     def _groups(self, where: str, values: tuple[object, ...]) -> Iterator[Group]:
         columns = "group_id, number, task_id, purpose, label, size, minimum_version, sampling, state, reason, step"
-        query = f"SELECT {columns} FROM groups WHERE {where} ORDER BY purpose, number, group_id"  # noqa: S608 - `where` is ours
+        carried = "(SELECT c.step FROM carried c WHERE c.group_id = groups.group_id)"
+        query = f"SELECT {columns}, {carried} FROM groups WHERE {where} ORDER BY purpose, number, group_id"  # noqa: S608 - `where` is ours
         for row in self._database.execute(query, values).fetchall():
             group = Group(
                 group_id=row[0],
@@ -356,6 +372,7 @@ class Ledger:
                 state=cast("GroupState", row[8]),
                 reason=row[9],
                 step=row[10],
+                carried=row[11] or 0,
             )
             self._load_leases(group)
             yield group

@@ -1,7 +1,8 @@
-"""Stage 1: the group that a task draw, or a task of an evaluation, opens; no lease of it is granted yet. Pure."""
+"""Stage 1: the group that a task draw, or a task of an evaluation, opens, and the lease of a place in it. Pure."""
 
 from __future__ import annotations
 
+from common.messages import Lease
 from learner.gateway.draw import RolloutConfig
 from learner.gateway.evaluation import EvaluationTask
 from learner.gateway.records import Group, Member
@@ -37,4 +38,22 @@ def group_of_evaluation(
         minimum_version=minimum_version,
         sampling=config.sampling.model_copy(update=update),
         members=[Member() for _ in range(task.rollouts)],
+    )
+
+
+def lease_of(config: RolloutConfig, group: Group, index: int, policy_version: int) -> Lease:
+    """The next lease of a member, granted at a policy version."""
+    epoch = len(group.members[index].leases)
+    return Lease(
+        lease_id=f"{group.group_id}.{index}.{epoch}",
+        group_id=group.group_id,
+        member=index,
+        epoch=epoch,
+        task_id=group.task_id,
+        purpose=group.purpose,
+        label=group.label,
+        # training asks for the version of now: the admission bound then keeps the lag within the staleness bound
+        minimum_version=policy_version if group.purpose == "train" else group.minimum_version,
+        sampling=group.sampling,
+        time_to_live=config.lease_seconds,
     )

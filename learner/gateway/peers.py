@@ -101,6 +101,15 @@ class Peers:
         """Of all actors since the start, those that have left too."""
         return self._by_name.keys()
 
+    def named(self, name: str) -> Peer | None:
+        """An actor, one that has left too."""
+        return self._by_name.get(name)
+
+    @property
+    def all(self) -> Iterator[Peer]:
+        """Every actor since the start, who was heard last stands last."""
+        return iter(self._by_name.values())
+
     @property
     def present(self) -> Iterator[Peer]:
         """Actors that have not left, silent ones too."""

@@ -46,7 +46,7 @@ async def listening(folder: Path, link: LinkConfig) -> AsyncIterator[Sockets]:
         UsageError: a port in use, keys missing or readable by others.
     """
     keys = None if link.insecure else learner_keys(link.keys)
-    listed = None if link.insecure else KeyList(link.keys)
+    listed = KeyList(link.keys, own=keys.public) if keys is not None else None
     limits = Limits(link.peer_megabytes << 20, link.memory_megabytes << 20, link.connections)
     context = zmq.asyncio.Context()
     guard = Guard(limits, curve=keys is not None)

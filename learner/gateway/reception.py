@@ -26,6 +26,7 @@ from common.messages import (
     Message,
     Refused,
     ReloadReport,
+    StatusRequest,
     TaskIdsRequest,
     Trajectory,
     Unreadable,
@@ -38,6 +39,7 @@ from learner.gateway.handshake import Common, other_protocol
 from learner.gateway.leases import Verdict
 from learner.gateway.peers import Peer, Peers
 from learner.gateway.quarantine import Quarantine
+from learner.gateway.reports import Reports
 from learner.gateway.run_state import RunState
 
 log = get_logger(__name__)
@@ -78,6 +80,9 @@ class Reception:
         self.peers = Peers(silence)
         self.episodes_done = run.ledger.arrived()
         self.quarantine = Quarantine(run.folder / "quarantine", clock)
+        self.reports = Reports()
+        # answers who asks how the run does, at any time and without a `Hello`
+        self.on_status: Callable[[StatusRequest], Message] = _no_status
 
     def answer(self, name: str, routing: bytes, body: bytes) -> Message:
         """The answer to one message of `name` on the connection `routing`.
@@ -89,12 +94,8 @@ class Reception:
             message = decode(body)
         except ValueError as error:
             return self._unreadable(name, body, str(error))
-        if isinstance(message, Hello):
-            return self._hello(name or message.actor, routing, message)
-        peer = self.peers.hear(name, routing, self._clock())
-        if peer is None:
-            return Refused(reason="this connection has not said Hello", temporary=True)
-        return self._answer_known(peer, message, body)
+        peer = self._peer_or_answer(name, routing, message)
+        return peer if isinstance(peer, Message) else self._answer_known(peer, message, body)
 
     def answer_when_full(self, name: str, routing: bytes, body: bytes, lacking: str) -> Message | None:  # noqa: PLR0911 - one a kind
         """The answer while nothing can be written: nobody's lease is forgotten, nothing is granted or taken.
@@ -105,16 +106,15 @@ class Reception:
             message = decode(body)
         except ValueError:
             return None
-        if isinstance(message, Hello):
-            return self._hello(name, routing, message)
-        peer = self.peers.hear(name, routing, self._clock())
-        if peer is None:
-            return Refused(reason="this connection has not said Hello", temporary=True)
+        peer = self._peer_or_answer(name or self.peers.name_on(routing), routing, message)
+        if isinstance(peer, Message):
+            return peer
         match message:
             case LeaseRequest():
                 return LeaseGrant(leases=(), waiting_for=lacking)
             case Heartbeat():
                 peer.heartbeat = message
+                self.reports.told(peer.name, message.errors)
                 self._run.book.renew(peer.name, message.lease_ids, self._clock())
                 return self._reply([])
             case ReloadReport():
@@ -126,6 +126,15 @@ class Reception:
                 peer.left = True  # its leases lapse
                 return self._reply([])
         return None
+
+    def _peer_or_answer(self, name: str, routing: bytes, message: Message) -> Peer | Message:
+        """Who is behind a message; or its answer, where that needs no one who was welcomed or there is none."""
+        if isinstance(message, StatusRequest):
+            return self.on_status(message)
+        if isinstance(message, Hello):
+            return self._hello(name or message.actor, routing, message)
+        peer = self.peers.hear(name, routing, self._clock())
+        return peer or Refused(reason="this connection has not said Hello", temporary=True)
 
     def _answer_known(self, peer: Peer, message: Message, body: bytes) -> Message:  # noqa: PLR0911 - one a kind
         _note_return(peer)
@@ -197,6 +206,7 @@ class Reception:
 
     def _heartbeat(self, peer: Peer, heartbeat: Heartbeat) -> HeartbeatReply:
         peer.heartbeat = heartbeat
+        self.reports.told(peer.name, heartbeat.errors)
         if peer.unclaimed:
             # a restarted actor, or one whose grant got lost: what it does not hold now it never will
             freed = self._run.book.release(peer.unclaimed.difference(heartbeat.lease_ids), "unclaimed")
@@ -205,19 +215,23 @@ class Reception:
         return self._reply(self._run.book.renew(peer.name, heartbeat.lease_ids, self._clock()))
 
     def _take_back(self, actor: str, returned: LeaseReturn) -> Verdict:
-        log.warning("lease_returned", actor=actor, lease=returned.lease_id, reason=returned.reason)
+        if returned.failure:
+            log.warning("lease_failed", actor=actor, lease=returned.lease_id, reason=returned.reason)
+        else:
+            log.info("lease_returned", actor=actor, lease=returned.lease_id, reason=returned.reason)
         return self._run.inbox.give_back(
             actor, returned.lease_id, returned.reason, failure=returned.failure, tokens=returned.tokens
         )
 
     def _receive(self, actor: str, trajectory: Trajectory, body: bytes) -> Verdict:
         verdict = self._run.inbox.receive(actor, trajectory, body)
+        told = _told_by(actor, trajectory)
         if verdict.outcome == "ok":
             self.episodes_done += 1
-            log.debug("trajectory_received", actor=actor, trajectory=trajectory.trajectory_id, reward=trajectory.reward)
+            self.reports.arrived(actor, self._clock())
+            log.debug("trajectory_received", reward=trajectory.reward, **told)
         else:
-            shown = {"outcome": verdict.outcome, "reason": verdict.reason}
-            log.warning("trajectory_not_taken", actor=actor, trajectory=trajectory.trajectory_id, **shown)
+            log.warning("trajectory_not_taken", outcome=verdict.outcome, reason=verdict.reason, **told)
         return verdict
 
     def _grant(self, peer: Peer, request: LeaseRequest) -> LeaseGrant:
@@ -244,9 +258,13 @@ class Reception:
         return max(0, peer.slots + spooled - self._run.book.leased(peer.name))
 
     def _note_reload(self, peer: Peer, report: ReloadReport) -> None:
-        figures = report.model_dump(exclude={"kind"})
-        self._run.metrics.write("reload", actor=peer.name, **figures)
-        (log.info if report.accepted else log.error)("version_reloaded", actor=peer.name, **figures)
+        self._run.metrics.write("reload", actor=peer.name, **report.model_dump(exclude={"kind"}))
+        told = {"actor": peer.name, "policy_version": report.policy_version}
+        figures = {"probe_difference": report.probe_difference, "seconds": round(report.seconds, 3)}
+        if report.accepted:
+            log.info("version_reloaded", pause_seconds=round(report.pause_seconds, 3), **told, **figures)
+        else:
+            log.error("version_refused", reason=report.reason, **told, **figures)
 
     def _unreadable(self, name: str, body: bytes, reason: str) -> Message:
         self.quarantine.put(name, body, reason)
@@ -277,6 +295,19 @@ class Reception:
             finished=self._run.finished,
             credit_bytes=self.credit.bytes,
         )
+
+
+def _no_status(_request: StatusRequest) -> Message:
+    """For a reception that nobody watches."""
+    return Refused(reason="nobody here knows how the run does", temporary=True)
+
+
+def _told_by(actor: str, trajectory: Trajectory) -> dict[str, Any]:
+    """What a trajectory's lines carry."""
+    name = trajectory.trajectory_id
+    newest = int(trajectory.versions.max(initial=-1))
+    lease = {"lease": name, "group": trajectory.lease.group_id, "task": trajectory.lease.task_id}
+    return {"actor": actor, "trajectory": name, "policy_version": newest, **lease}
 
 
 def _note_return(peer: Peer) -> None:

@@ -24,6 +24,7 @@ Lane = Literal["evaluate", "online", "train"]  # who is leased first; an online 
 ARRIVED = frozenset({"received", "handed", "trained", "evaluated"})
 NO_SIGNAL = "no_signal"  # the trainer's word too
 STRAGGLER = "straggler"  # why a lease is dropped whose group was closed without it
+NOT_AWAITED = frozenset({STRAGGLER, "stale", "run_over"})  # why the learner drops a lease that an actor works on
 WITHOUT_SIGNAL = (NO_SIGNAL, "no_success")  # what the trainer could learn nothing from, by its objective
 
 
@@ -100,6 +101,7 @@ class Group:
     state: GroupState = "open"
     reason: str = ""
     step: int = 0  # that it was handed to, or replaced for, from 1
+    carried: int = 0  # the step that did not wait for it, and did not cut it either, from 1; 0: none
     judged_at: int = -1  # the policy version at which its members' ages were looked at last
 
     @property

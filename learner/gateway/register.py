@@ -64,6 +64,11 @@ class Register:
         for record in [record for member in group.members for record in member.leases]:
             self.leases.pop(record.lease_id, None)
 
+    def carry(self, group: Group, step: int) -> None:
+        """A step goes without a group that is not whole; it stays open."""
+        group.carried = step
+        self._note(group)
+
     def take_changes(self) -> tuple[list[Group], list[LeaseRecord]]:
         """What changed since the last call, for the ledger."""
         changes = list(self._changed_groups.values()), list(self._changed_leases.values())

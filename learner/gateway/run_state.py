@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common.checkpoint import TOKENIZER, folder_of, read_manifest
@@ -18,8 +18,10 @@ from learner.gateway.draw import RolloutConfig, TaskDraw
 from learner.gateway.evaluation import EvaluationConfig, EvaluationLists
 from learner.gateway.history import History
 from learner.gateway.inbox import Inbox
+from learner.gateway.lease_log import say
 from learner.gateway.leases import LeaseBook
 from learner.gateway.ledger import Ledger, Version
+from learner.gateway.records import NOT_AWAITED, Group, LeaseRecord
 
 
 class RunState:
@@ -57,6 +59,8 @@ class RunState:
         self._draws_from = train_tasks, seed
         self.tasks = _all_tasks(train_tasks, lists)
         self.news: list[Announcement] = []  # to send after the next commit
+        self.cancelled: dict[str, list[str]] = {}  # likewise: leases to stop, by actor
+        self._unsaid: tuple[dict[str, Group], dict[str, LeaseRecord]] = {}, {}  # saved: to log after the next commit
         self.moved = False  # the last commit held more than grants: what the trainer waits for may be there
         self.book, self.inbox, self.course = self._as_the_ledger_has_it(now)
         self.current: Version | None = None
@@ -130,13 +134,15 @@ class RunState:
     def report_stragglers(self, step: int) -> None:
         """The line `stragglers` of metrics.jsonl for a step that was made, where the rule is on; again, another."""
         if self.book.config.straggler_share < 1:
-            self.ledger.save(*self.book.take_changes())
+            self._save()
             self.metrics.write("stragglers", step=step, **self.ledger.straggler_figures(step))
 
     def go_back(self, now: float) -> None:
         """As after the last commit: for when the disk takes no more. Nobody was told of anything since."""
         self.ledger.roll_back()
         self.news.clear()
+        self.cancelled.clear()
+        self._unsaid = {}, {}
         self.book, self.inbox, self.course = self._as_the_ledger_has_it(now)
         self.take_up_version()
         self.course.begin(again=True)
@@ -151,12 +157,28 @@ class RunState:
 
     def commit(self) -> None:
         """Returns when all changes, and what follows from them, are on the disk."""
-        groups, leases = self.book.take_changes()
+        groups, leases = self._save()
         self.moved = bool(groups) or any(record.state != "leased" for record in leases)
-        self.ledger.save(groups, leases)
+        self._note_cancelled(leases)
         self.course.advance()
-        self.ledger.save(*self.book.take_changes())
+        self._note_cancelled(self._save()[1])
         self.ledger.commit()
+        changed_groups, changed_leases = self._unsaid
+        self._unsaid = {}, {}
+        say(changed_groups.values(), changed_leases.values())
+
+    def _save(self) -> tuple[list[Group], list[LeaseRecord]]:
+        """What changed in the book goes to the ledger."""
+        groups, leases = self.book.take_changes()
+        self.ledger.save(groups, leases)
+        self._unsaid[0].update((group.group_id, group) for group in groups)
+        self._unsaid[1].update((record.lease_id, record) for record in leases)
+        return groups, leases
+
+    def _note_cancelled(self, leases: Iterable[LeaseRecord]) -> None:
+        for record in leases:
+            if record.state == "dropped" and record.reason in NOT_AWAITED and record.reward is None:
+                self.cancelled.setdefault(record.actor, []).append(record.lease_id)
 
     def close(self) -> None:
         self.ledger.close()

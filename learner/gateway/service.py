@@ -7,7 +7,9 @@ Who waits for what, and who unblocks it:
     actor ── Trajectory ───► inbox ─► ledger ─► commit ─► Ack          waits for: the disk, nothing else
     trainer ─ NextGroups ──► book: enough ready groups                 waits for: trajectories (actors), parked <= 1 s
     trainer ─ Published ───► ledger ─► commit ─► Noted, Announcement to every actor
+    stragglers, run over ──► ledger ─► commit ─► Cancellation to who holds them
     actor ── FileRequest ──► files desk                                waits for: nothing
+    anyone listed ─ StatusRequest ─► status: the run as it stands      waits for: nothing
     tick: leases nobody renewed lapse (their members are issued again) · silent actors are named · figures are written
 
 One thread handles what comes; a second (`guard.py`) only watches what connections make this process hold. What arrived
@@ -34,8 +36,10 @@ import zmq.asyncio
 
 from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
-from common.log import Reminder, configure, get_logger
-from common.messages import Message, Unreadable
+from common.log import Reminder, configure, get_logger, identify
+from common.messages import Cancellation, Message, Unreadable
+from common.metrics_config import MetricsConfig
+from common.notify import Notifier
 from common.processes import parent_of_this
 from common.prompt_config import PromptConfig
 from common.run_lock import only_one
@@ -46,13 +50,18 @@ from learner.gateway.blobs import Blobs
 from learner.gateway.credit import Credit
 from learner.gateway.draw import read_tasks
 from learner.gateway.evaluation import EvaluationLists
+from learner.gateway.exported import exported
 from learner.gateway.files_desk import FilesDesk
+from learner.gateway.listing import Listing
+from learner.gateway.liveness import Liveness
 from learner.gateway.ports import Sockets, listening
 from learner.gateway.reception import Reception
 from learner.gateway.room import Journalling
 from learner.gateway.run_state import RunState
+from learner.gateway.status import StatusDesk
 from learner.gateway.trainer_desk import TrainerDesk
 from learner.gateway.trainer_socket import TrainerSocket
+from learner.gateway.trainer_watch import TrainerWatch
 
 log = get_logger("learner.gateway.service")  # __name__ is "__main__" in its process
 
@@ -60,7 +69,6 @@ T = TypeVar("T")
 BATCH_BYTES = 64 << 20  # read together before a commit
 BATCH_MESSAGES = 256
 TICK_SECONDS = 0.5
-COMPARED_SECONDS = 5.0  # between looks at each connection's key while the list is the same
 STOPPED_SECONDS = 3.0  # without a tick: the process or the machine stood still
 FIGURES_EVERY = 2.0  # seconds
 FAREWELL_SECONDS = 15.0  # that actors have to leave after the end
@@ -77,6 +85,7 @@ class Gateway:
         *,
         stop: asyncio.Event | None = None,
         stop_with_parent: bool = False,
+        notifier: Notifier | None = None,
     ) -> None:
         self._run = run
         self._sockets = sockets
@@ -84,8 +93,8 @@ class Gateway:
         self._blobs = Blobs(run.folder / "checkpoints")
         self._desk = TrainerDesk(run, lambda: self.reception.peers.versions_in_use(time.monotonic()))
         self._end_reminder = Reminder(time.monotonic)
-        self._list_reminder = Reminder(time.monotonic)
-        self._list_seen, self._list_compared_at = -1, 0.0
+        self._listing = Listing(sockets.listed, sockets.guard)
+        self._liveness = Liveness(notifier or Notifier(), sockets.actors)
         self._insecure_reminder = Reminder(time.monotonic, SAY_INSECURE_EVERY)
         self._credit = Credit(link.memory_megabytes << 20, link.peer_megabytes << 20)
         self._journalling = Journalling(run, self._credit)
@@ -95,6 +104,7 @@ class Gateway:
             self._durably,
             lambda: self._journalling.lacking,
             lambda: self.reception.peers.any_live(time.monotonic()),
+            watch=TrainerWatch(link.heartbeat_seconds, link.heartbeat_seconds * link.silence_intervals),
         )
         self._missed = run.ledger.holders()  # since a restart; they have not found this process yet
         self._stop = stop or asyncio.Event()
@@ -104,9 +114,13 @@ class Gateway:
             heartbeat_seconds=link.heartbeat_seconds,
             silence=link.heartbeat_seconds * link.silence_intervals,
             is_connected=self._is_connected,
-            is_listed=self._is_listed,
+            is_listed=self._listing.has,
             credit=self._credit,
         )
+        self.status = StatusDesk(
+            run, link, self.reception, self._trainer, journalling=self._journalling, guard=sockets.guard
+        )
+        self.reception.on_status = self.status.answer
         fetches, quarantine = self.reception.peers.fetches, self.reception.quarantine
         self._files = FilesDesk(sockets.files, self._blobs, sockets.guard, fetches, quarantine)
 
@@ -146,6 +160,7 @@ class Gateway:
                 answers = self._durably(partial(self._answers_to, batch), wanted) or []
             for routing, number, answer in answers:
                 self._send(routing, number, answer)
+            self._liveness.took()
 
     async def _arrived_together(self) -> deque[list[zmq.Frame]]:
         """At least one message, and whatever else waits already, within limits; none of connections that were cut."""
@@ -208,7 +223,11 @@ class Gateway:
             body = encode(announcement)
             for peer in self.reception.peers.present:
                 self._send_body(peer.routing, b"", body)
+        for peer in self.reception.peers.present if self._run.cancelled else ():
+            if lease_ids := self._run.cancelled.get(peer.name):
+                self._send(peer.routing, b"", Cancellation(lease_ids=tuple(lease_ids)))
         self._run.news.clear()
+        self._run.cancelled.clear()
         return done
 
     def _send(self, routing: bytes, number: bytes, message: Message) -> bool:
@@ -228,35 +247,6 @@ class Gateway:
     def _is_connected(self, routing: bytes) -> bool:
         return self._send(routing, b"", Unreadable(reason="nothing: the gateway looks whether you are there"))
 
-    def _is_listed(self, name: str) -> bool:
-        listed = self._sockets.listed
-        try:
-            return listed is None or listed.has(name)
-        except UsageError as error:
-            self._say_unreadable(error)
-            return True
-
-    def _dismiss_unlisted(self) -> None:
-        """Keys that were removed, or replaced, end connections and free leases."""
-        listed = self._sockets.listed
-        if listed is None:
-            return
-        try:
-            changes, now = listed.look(), time.monotonic()
-            # a key that was let in while the list changed is heard of later
-            if changes == self._list_seen and now - self._list_compared_at < COMPARED_SECONDS:
-                return
-            self._guard.dismiss_unlisted(listed)
-            self._list_seen, self._list_compared_at = changes, now
-        except UsageError as error:
-            self._say_unreadable(error)
-        self.reception.dismiss_unlisted()
-
-    def _say_unreadable(self, error: UsageError) -> None:
-        """A broken file in the list is no reason to send connected actors away."""
-        if self._list_reminder.is_due():
-            log.error("key_list_unreadable", error=str(error))
-
     # --- time
 
     async def _tick(self) -> None:
@@ -270,18 +260,20 @@ class Gateway:
                 log.warning("gateway_was_stopped", seconds=round(now - before, 1))
                 self._run.book.extend_all(now)
                 self.reception.peers.extend_all(now)
+                self._trainer.watch.extend()
             for peer in self.reception.peers.newly_silent(now):
                 log.warning("actor_silent", actor=peer.name, seconds=round(now - peer.heard_at, 1))
             self._guard.alive()
+            self._liveness.look()
             self.reception.count_live(now)
             self._missed -= self.reception.peers.names
             if self._journalling.look():
                 self._durably(partial(self._let_go, now))
             if now - figures_at >= FIGURES_EVERY:
                 figures_at = now
-                self._write_figures(now)
+                self._liveness.say(self._run.course.phase, *self.status.write_figures())
             if self._sockets.listed is None and self._insecure_reminder.is_due():
-                log.warning("INSECURE_LINK", reason=INSECURE)
+                log.warning("insecure_link", reason=INSECURE)
             if self._stop_with_parent and os.getppid() != parent:
                 log.error("parent_gone", parent=parent)
                 self.stop()
@@ -298,50 +290,41 @@ class Gateway:
     def _let_go(self, now: float) -> bool:
         for record in self._run.book.expire(now):
             log.warning("lease_lapsed", lease=record.lease_id, actor=record.actor, state=record.state)
-        self._dismiss_unlisted()
+        self._listing.dismiss_unlisted(self.reception.dismiss_unlisted)
         return True
-
-    def _write_figures(self, now: float) -> None:
-        """The line `rollouts`: counts as they stand; `unreadable_frames`, `connections_cut`: since this start."""
-        book, live = self._run.book, self.reception.peers.live(now)
-        waits = self._trainer.waits_for or book.waits_for()
-        rates = [peer.heartbeat.tokens_per_second for peer in live if peer.heartbeat]
-        self._run.metrics.write(
-            "rollouts",
-            episodes_done=self.reception.episodes_done,
-            unreadable_frames=self.reception.quarantine.count,
-            leased=book.leased(),
-            ready_groups=book.ready(),
-            evaluations_left=book.evaluations_left(),
-            actors=len(live),
-            connections=self._guard.count,
-            connections_cut=self._guard.cuts,
-            tokens_per_second=round(sum(rates), 1),
-            waiting_for=self._journalling.lacking or ("" if live else "an actor to connect") or waits,
-        )
 
 
 @contextlib.asynccontextmanager
 async def opened(
-    run: RunState, link: LinkConfig, *, stop: asyncio.Event | None = None, stop_with_parent: bool = False
+    run: RunState,
+    link: LinkConfig,
+    *,
+    stop: asyncio.Event | None = None,
+    stop_with_parent: bool = False,
+    notifier: Notifier | None = None,
 ) -> AsyncIterator[Gateway]:
-    """A gateway whose ports are bound and written to gateway.json.
+    """A gateway whose ports are bound and written to gateway.json; `notifier` is told so.
 
     Raises:
         UsageError: a port in use, keys missing or readable by others.
     """
     async with listening(run.folder, link) as sockets:
-        where = {"port": sockets.port, "files_port": sockets.files_port}
-        log.info("gateway_listens", run=run.run_id, phase=run.course.phase, host=link.host, **where)
-        yield Gateway(run, link, sockets, stop=stop, stop_with_parent=stop_with_parent)
+        ports = {"port": sockets.port, "files_port": sockets.files_port}
+        log.info("gateway_listens", run=run.run_id, phase=run.course.phase, host=link.host, **ports)
+        notifier = notifier or Notifier()
+        notifier.ready()
+        yield Gateway(run, link, sockets, stop=stop, stop_with_parent=stop_with_parent, notifier=notifier)
 
 
-async def _run(run: RunState, link: LinkConfig, *, stop_with_parent: bool) -> None:
+async def _run(run: RunState, link: LinkConfig, metrics: MetricsConfig, *, stop_with_parent: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with opened(run, link, stop=stop, stop_with_parent=stop_with_parent) as gateway:
+    notifier = Notifier()
+    serving = opened(run, link, stop=stop, stop_with_parent=stop_with_parent, notifier=notifier)
+    async with serving as gateway, exported(metrics, run.folder, run.run_id, gateway.status.picture):
         await gateway.serve()
+        notifier.stopping()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -353,10 +336,9 @@ def main(argv: Sequence[str]) -> int:
         flags={"stop-with-parent": "stop when the process that started this one is gone"},
     )
     where, link = loaded.section("run", RunConfig), loaded.section("link", LinkConfig)
-    learner = loaded.section("learner", LearnerConfig)
+    learner, metrics = loaded.section("learner", LearnerConfig), loaded.section("metrics", MetricsConfig)
     where.folder.mkdir(parents=True, exist_ok=True)
-    file = where.folder / "logs" / "gateway.jsonl"
-    configure("gateway", file=file, console=sys.stderr.isatty(), level=where.log_level)
+    configure("gateway", **where.log("gateway"), to="output", run=where.folder.name)
     with only_one(where.folder / "gateway.lock"):
         try:
             run = RunState(
@@ -369,8 +351,9 @@ def main(argv: Sequence[str]) -> int:
                 now=time.monotonic(),
                 prompt=loaded.section("prompt", PromptConfig),
             )
+            identify(run=run.run_id)
             try:
-                asyncio.run(_run(run, link, stop_with_parent=flags["stop-with-parent"]))
+                asyncio.run(_run(run, link, metrics, stop_with_parent=flags["stop-with-parent"]))
             finally:
                 run.close()
         except sqlite3.Error as error:

@@ -23,6 +23,7 @@ from pydantic import Field, TypeAdapter
 from common.errors import RunError
 from common.log import get_logger
 from common.messages import Identifier, Message, Trajectory
+from common.status_messages import MOST_ERRORS, LoggedError
 from common.wire import decode, decode_as, encode
 
 log = get_logger(__name__)
@@ -106,6 +107,18 @@ class TrainingFinished(Message):
     kind: Literal["training_finished"] = "training_finished"
 
 
+class TrainerBeat(Message):
+    """The trainer lives, and what it is at; said beside its work, not answered."""
+
+    kind: Literal["trainer_beat"] = "trainer_beat"
+    doing: str = Field(max_length=100, description="what it is at", examples=["forward_backward"])
+    step: int = Field(ge=0, description="of which step, from 1; 0: of none", examples=[13])
+    seconds: float = Field(ge=0, description="since it began that, seconds", examples=[12.5])
+    errors: tuple[LoggedError, ...] = Field(
+        default=(), max_length=MOST_ERRORS, description="warnings and errors logged since the last one, oldest first"
+    )
+
+
 class Noted(Message):
     """It is in the ledger."""
 
@@ -131,6 +144,7 @@ TrainerMessage = TypeAdapter[Any](
         | NotYet
         | Published
         | TrainingFinished
+        | TrainerBeat
         | Noted
         | Impossible,
         Field(discriminator="kind"),

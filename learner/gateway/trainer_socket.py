@@ -18,7 +18,8 @@ from common.log import Reminder, get_logger
 from common.messages import Message
 from common.wire import decode_as, encode
 from learner.gateway.trainer_desk import Answer, TrainerDesk
-from learner.gateway.trainer_port import Impossible, NextGroups, NotYet, TrainerMessage
+from learner.gateway.trainer_port import Groups, Impossible, NextGroups, NotYet, TrainerBeat, TrainerMessage
+from learner.gateway.trainer_watch import TrainerWatch
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class TrainerSocket:
         durably: does the desk's work.
         lacking: what is waited for before anything can be written, in words; empty as a rule.
         anyone: whether any actor lives.
+        watch: told what the trainer says.
     """
 
     def __init__(
@@ -49,8 +51,11 @@ class TrainerSocket:
         durably: Durably,
         lacking: Callable[[], str],
         anyone: Callable[[], bool],
+        *,
+        watch: TrainerWatch | None = None,
     ) -> None:
         self._socket, self._desk = socket, desk
+        self.watch = watch or TrainerWatch()
         self._durably, self._lacking, self._anyone = durably, lacking, anyone
         self._changed = asyncio.Event()
         self._reminder = Reminder(time.monotonic)
@@ -68,7 +73,9 @@ class TrainerSocket:
                 continue
             routing, number, body = frames
             try:
-                answer = await self._answer(decode_as(TrainerMessage, body))
+                message = decode_as(TrainerMessage, body)
+                self.watch.heard(message)
+                answer = None if isinstance(message, TrainerBeat) else await self._answer(message)
             except ValueError as error:
                 answer = Impossible(reason=str(error)), []
             if answer is not None:  # else it asks again
@@ -82,6 +89,8 @@ class TrainerSocket:
             if durable is not None and not isinstance(durable[0], NotYet):
                 self.waits_for = ""
                 self._reminder.over()
+                if isinstance(message, NextGroups) and isinstance(durable[0], Groups):
+                    self.watch.handed(message.step)
                 return durable
             if durable is None and not isinstance(message, NextGroups):
                 return None
@@ -92,8 +101,11 @@ class TrainerSocket:
             self.waits_for = answer.reason
             if self._reminder.is_due():
                 log.info("trainer_waits", waiting_for=answer.reason)
+            self.watch.parked(waits=True)
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._changed.wait()
             except TimeoutError:
                 return answer, []
+            finally:
+                self.watch.parked(waits=False)

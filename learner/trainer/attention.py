@@ -1,4 +1,4 @@
-"""Attention over trajectories that lie end to end: each attends to itself alone, causally. Used by model.py.
+"""Attention over contexts that lie end to end: each attends to itself alone, causally. Used by model.py.
 
 Registered with transformers under a name of its own, so that any of its decoders can run packed. No mask exists, and
 nothing is computed that a mask would throw away: on a GPU in 16 bits one call of torch's varlen kernel for the whole

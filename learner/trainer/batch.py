@@ -1,9 +1,11 @@
 """Stage 7: scored trajectories -> optimizer steps' batches, each of packed micro-batches.
 
-Trajectories lie end to end in one row without padding, and attention runs per trajectory (attention.py): measured on
+Trajectories lie end to end in one row without padding, and attention runs per context (attention.py): measured on
 one core with 72 trajectories of 100 to 600 tokens this costs what the best sorted padding costs, whatever the budget,
 while one dense block-diagonal mask costs 2 to 6 times as much; and it wastes nothing when lengths are skewed.
-A trajectory enters up to its last sampled token, which is a target only: what comes after carries no loss.
+A trajectory is one context as a rule. Where it has several (common/rollouts.py), each is a sequence of its own, and all
+of them lie in one micro-batch: a ratio or a mean over a trajectory is over all of its sampled tokens.
+A context enters up to its last sampled token, which is a target only: what comes after carries no loss.
 In several processes each makes its own share of the micro-batches, and all make as many: a pass takes every rank.
 """
 
@@ -14,8 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from common.messages import Trajectory
 from learner.trainer.advantage import Scored
 from learner.trainer.config import BatchConfig
 from learner.trainer.ranks import ALONE, Ranks
@@ -26,8 +30,8 @@ class MicroBatch:
     """One forward and backward pass. P tokens of whole trajectories end to end, S of their targets sampled."""
 
     tokens: torch.Tensor  # int64 [P]
-    positions: torch.Tensor  # int64 [P], from 0 in each trajectory
-    lengths: tuple[int, ...]  # tokens of each trajectory; their sum is P
+    positions: torch.Tensor  # int64 [P], from 0 in each context
+    lengths: tuple[int, ...]  # tokens of each context; their sum is P
     predicting: torch.Tensor  # int64 [S], index in [P] of the token whose hidden state predicts the target
     targets: torch.Tensor  # int64 [S], sampled token ids
     behaviour: torch.Tensor  # float32 [S], log-probs at sampling time, nats
@@ -124,12 +128,20 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def used_tokens(scored: Scored) -> int:
-    """Tokens of a trajectory before its last sampled one: those that the model must see."""
-    return int(np.flatnonzero(scored.trajectory.sampled)[-1])
+    """Tokens of a trajectory that the model must see: of each context those before its last sampled one."""
+    return int(np.diff(_used_spans(scored.trajectory)).sum())
+
+
+def _used_spans(trajectory: Trajectory) -> npt.NDArray[np.int64]:
+    """Begin and end of what the model must see of each context [C, 2]."""
+    where = np.flatnonzero(trajectory.sampled)  # [s]
+    contexts = trajectory.contexts
+    last = where[np.searchsorted(where, contexts[:, 1]) - 1]  # [C]
+    return np.stack((contexts[:, 0].astype(np.int64), last), axis=1)
 
 
 def make_micro_batch(scored: Sequence[Scored]) -> MicroBatch:
-    """Trajectories end to end. Each begins with a token that was not sampled (groups.py sees to it).
+    """Trajectories end to end. Each context begins with a token that was not sampled (groups.py sees to it).
 
     Of none: one token whose loss has no weight.
     """
@@ -141,21 +153,25 @@ def make_micro_batch(scored: Sequence[Scored]) -> MicroBatch:
     for index, one in enumerate(scored):
         trajectory = one.trajectory
         where = np.flatnonzero(trajectory.sampled)  # [s]
-        length = int(where[-1])
+        spans = _used_spans(trajectory)  # [C, 2]
+        parts = [slice(first, end) for first, end in spans.tolist()]
+        own = [part.stop - part.start for part in parts]
+        starts = begin + np.cumsum([0, *own[:-1]])  # [C], in the row
+        context = np.searchsorted(spans[:, 0], where, side="right") - 1  # [s]
         # the turn of a position is the last one that begins at or before it; empty turns get no number
         turn = np.searchsorted(trajectory.turns[:, 0], where, side="right") - 1
         turn = np.unique(turn, return_inverse=True)[1]
-        columns["tokens"].append(trajectory.tokens[:length])
-        columns["positions"].append(np.arange(length))
-        columns["predicting"].append(where - 1 + begin)
+        columns["tokens"] += [trajectory.tokens[part] for part in parts]
+        columns["positions"] += [np.arange(length) for length in own]
+        columns["predicting"].append(where - 1 - spans[context, 0] + starts[context])
         columns["targets"].append(trajectory.tokens[where])
         columns["behaviour"].append(trajectory.log_probs[where])
         columns["advantages"].append(np.full(len(where), one.advantage))
         columns["turns"].append(turn + turn_count)
         columns["trajectories"].append(np.full(len(where), index))
         columns["versions"].append(trajectory.versions[where])
-        lengths.append(length)
-        begin += length
+        lengths += own
+        begin += sum(own)
         turn_count += int(turn[-1]) + 1
     tensors: dict[str, Any] = {
         name: torch.from_numpy(np.concatenate(columns[name])).to(kind) for name, kind in _COLUMNS.items()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from common.messages import Trajectory
 from learner.gateway.trainer_port import GroupRecord
 
@@ -28,7 +30,7 @@ class Limits:
     policy_version: int  # of the learner now
     staleness_bound: int  # policy versions
     vocabulary: int  # token ids are below it
-    context: int  # tokens the model has positions for
+    context: int  # tokens the model has positions for, in each context of a trajectory
 
 
 def admit(records: Iterable[GroupRecord], limits: Limits) -> tuple[list[Group], dict[str, str]]:
@@ -65,7 +67,7 @@ def refusal(trajectory: Trajectory, limits: Limits) -> str | None:
         "future_version": int(trajectory.versions.max()) > limits.policy_version,
         "stale": limits.policy_version - trajectory.oldest_version > limits.staleness_bound,
         "invalid_token": int(trajectory.tokens.max()) >= limits.vocabulary,
-        "too_long": len(trajectory.tokens) > limits.context,
+        "too_long": int(np.diff(trajectory.contexts).max()) > limits.context,
         "no_prompt": bool(trajectory.sampled[0]),
     }
     return next((reason for reason, holds in failed.items() if holds), None)

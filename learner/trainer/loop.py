@@ -26,32 +26,33 @@ the highest that lies in the folder. Version 0 goes the same way: state of step 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common import log as logs
 from common.checkpoint import folder_of, published_versions, read_manifest, verify
-from common.config import RunConfig, parse_command_line
+from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
-from common.log import Stopwatch, get_logger
+from common.log import Stopwatch, configure, get_logger, identify
 from common.metrics import MetricsFile, MetricsReader
+from common.notify import Notifier
 from common.processes import parent_of_this
 from common.run_lock import only_one
 from learner.config import SECTIONS, LearnerConfig
+from learner.gateway.trainer_beats import TrainerBeats
 from learner.gateway.trainer_port import GroupRecord, Resume, TrainerPort, Waiting
 from learner.rank_processes import LOST_EXIT, name_of, stem_of
 from learner.trainer import resume
 from learner.trainer.advantage import Scored, score
 from learner.trainer.card import SHOWN_EVALUATION, model_card
-from learner.trainer.groups import Limits, admit, members_of
+from learner.trainer.groups import Limits, admit
 from learner.trainer.model import load_policy
 from learner.trainer.optimizer import Optimizer
 from learner.trainer.port import Port, SharedPort
@@ -59,20 +60,39 @@ from learner.trainer.publish import Retention, manifest_of, probe_tokens, publis
 from learner.trainer.ranks import ALONE, Ranks, here, is_lost, joined, leave
 from learner.trainer.resume import TrainerState, utc_now
 from learner.trainer.retained import Kept, recompute
+from learner.trainer.step_figures import step_figures
 from learner.trainer.update import Update, update
 
 log = get_logger("learner.trainer.loop")  # by name: the module runs as __main__
 
+Doing = Callable[[str, int], None]  # told what the trainer is at, and of which step
 USAGE = "usage: python -m learner.trainer.loop [--config FILE] [--resume] [--section.key value ...]"
 WAIT_LOGGED_EVERY = 30  # answers of the gateway, a second each
 PARENT_LOOKED_AT_EVERY = 0.3  # seconds
+SLOWEST_DISK = 50e6  # bytes a second; slower, and a load or a save counts as stuck
+LEAST_PATIENCE = 120.0  # seconds, for one
+STATE_BYTES = 16  # of a trained parameter: weights and two moments in a state, weights in a version
+
+
+def _tell_nobody(_doing: str, _step: int) -> None:
+    """For a trainer that nobody watches, and for all ranks but the first."""
 
 
 class Trainer:
     """One policy in one run folder; one of its ranks, where they are several."""
 
-    def __init__(self, run: RunConfig, config: LearnerConfig, port: Port, ranks: Ranks = ALONE) -> None:
-        self._run, self._config, self._port, self._ranks = run, config, port, ranks
+    def __init__(
+        self,
+        run: RunConfig,
+        config: LearnerConfig,
+        port: Port,
+        ranks: Ranks = ALONE,
+        doing: Doing = _tell_nobody,
+        *,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self._run, self._config, self._port, self._ranks, self._doing = run, config, port, ranks, doing
+        self._notifier = notifier or Notifier()
         self._checkpoints, self._states = run.folder / "checkpoints", run.folder / "state"
         self._metrics = MetricsFile(run.folder / "metrics.jsonl")
         self._reader, self._evaluations = MetricsReader(run.folder / "metrics.jsonl"), dict[str, dict[str, Any]]()
@@ -87,10 +107,14 @@ class Trainer:
         found: str | None = self._ranks.first(lambda: self._saved(resumed=resumed))
         saved = None if found is None else Path(found)
         self._start_folder = Path(self._ranks.first(lambda: str(self._folder_of_start(resumed=saved is not None))))
-        self.policy = load_policy(self._config.model, self._start_folder, self._run.seed, self._ranks)
+        sizes = (file.stat().st_size for file in self._start_folder.glob("*.safetensors") if file.is_file())
+        self._busy(f"loads {self._start_folder}", sum(sizes))
+        policy = load_policy(self._config.model, self._start_folder, self._run.seed, self._ranks)
+        self.policy = replace(policy, on_pass=self._notifier.alive)
         self._probe = probe_tokens(self._start_folder, self.policy.context)
         self.optimizer = Optimizer(self.policy.trainable(), self._config.optimizer, self._ranks)
-        trained = sum(value.numel() for value in self.policy.trainable().values())
+        self._trained = trained = sum(value.numel() for value in self.policy.trainable().values())
+        self._busy("takes up or writes the state", trained * STATE_BYTES)
         log.info("model_loaded", path=str(self._start_folder), parameters=trained, device=str(self.policy.device))
         if saved is None:
             if resumed:
@@ -109,9 +133,16 @@ class Trainer:
             self.state = resume.load_state(saved, self.policy, self.optimizer, self._run.seed)
             log.info("state_taken_up", step=self.state.step, policy_version=self.state.policy_version)
             self._port.hello(self._resume_words())
+        identify(run=self.state.run_id)
         self._tell_version()
         if self.state.figures and self._ranks.is_first:
             self._metrics.write("step", **self.state.figures)
+        self._notifier.ready()
+
+    def _busy(self, doing: str, bytes_on_disk: int) -> None:
+        """Before what no pass through the model interrupts."""
+        self._notifier.status(doing)
+        self._notifier.extend(LEAST_PATIENCE + bytes_on_disk / SLOWEST_DISK)
 
     def _saved(self, *, resumed: bool) -> str | None:
         """The newest state's folder, after what crashes left is cleared away; None where a run begins."""
@@ -155,8 +186,10 @@ class Trainer:
     def _step(self) -> None:
         watch = Stopwatch()
         step = self.state.step + 1
+        self._doing("wait", step)
         records = self._wait_for_groups(step)
         watch.lap("wait")
+        self._doing("forward_backward", step)
         made, consumed, dropped = self._train(step, records)
         watch.lap("forward_backward")
         before = self.state.policy_version
@@ -219,6 +252,8 @@ class Trainer:
         """Staleness told from mismatch, before the step; the newest state holds the weights as they are."""
         state = resume.newest_state(self._states)
         assert state is not None
+        if self._config.diagnostics.recomputed_share:
+            self._busy(f"step {step}: scores again under the versions that sampled", self._trained * STATE_BYTES)
         kept = Kept(self._checkpoints, state / resume.WEIGHTS)
         now = {"step": step, "policy_version": self.state.policy_version, "seed": self._run.seed}
         return recompute(self.policy, scored, self._config, kept, **now)
@@ -230,6 +265,9 @@ class Trainer:
                 said = answer.reason
                 log.info("step_waits", step=step, waiting_for=said)
             answers += 1
+            self._notifier.status(f"step {step} waits for {answer.reason}")
+            self._notifier.alive()
+        self._notifier.status(f"step {step}: trains on {len(answer)} groups")
         return answer
 
     def _evaluations_so_far(self) -> tuple[dict[str, Any], ...]:
@@ -243,8 +281,11 @@ class Trainer:
 
     def _keep(self, watch: Stopwatch) -> None:
         """What was trained reaches the disk, the gateway and metrics.jsonl, in this order."""
+        self._doing("save_state", self.state.step)
+        self._busy(f"step {self.state.step}: writes state and version", self._trained * STATE_BYTES)
         resume.save_state(self._states, self.state, self.policy, self.optimizer)
         watch.lap("save_state")
+        self._doing("publish", self.state.step)
         in_use = self._tell_version()
         watch.lap("publish")
         if not self._ranks.is_first:
@@ -293,47 +334,6 @@ class Trainer:
         return read_manifest(folder)[1]
 
 
-def step_figures(
-    records: Sequence[GroupRecord], made: Update, consumed: Sequence[str], dropped: Mapping[str, str]
-) -> dict[str, Any]:
-    """A step's figures as they stand in metrics.jsonl, but for its number, version and seconds."""
-    members = members_of(records)
-    reasons = sorted(set(dropped.values()))
-    diagnostics = made.record.summary()
-    lags = {lag: split["tokens"] for lag, split in diagnostics.get("by_lag", {}).items()}
-    figures = {
-        "mean_reward": _mean([one.reward for one in members]),
-        "success_share": _mean([float(one.success) for one in members]),
-        "mean_turns": _mean([float(len(one.turns)) for one in members]),
-        "groups": len(records),
-        "trajectories": len(consumed),
-        "dropped": {reason: sum(1 for one in dropped.values() if one == reason) for reason in reasons},
-        "sampled_tokens": sum(int(one.sampled.sum()) for one in members),
-        "trained_tokens": made.forward_tokens,
-        "optimizer_steps": made.optimizer_steps,
-        "refused": made.refused,
-        "stopped_by_kl": made.stopped_by_kl,
-        "loss": made.loss,
-        "gradient_norm": made.gradient_norm,
-        "learning_rate": made.learning_rate,
-        "lags": lags,
-        "ratios": diagnostics,
-        "recomputed": made.recomputed,
-    }
-    return {name: _finite(value) for name, value in figures.items()}
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no inf and nan: a refused step's figures stand as null."""
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def main(argv: Sequence[str]) -> int:
     """Train as configured. Raises UsageError and RunError."""
     resolved, flags = parse_command_line(
@@ -345,9 +345,9 @@ def main(argv: Sequence[str]) -> int:
             "stop-with-parent": "stop when the process that started this one is gone",
         },
     )
-    run, config = resolved.section("run", RunConfig), resolved.section("learner", LearnerConfig)
+    run, config, notifier = resolved.section("run", RunConfig), resolved.section("learner", LearnerConfig), Notifier()
     rank, name = here().rank, stem_of(_name())
-    logs.configure(name, file=run.folder / "logs" / f"{name}.jsonl", console=sys.stderr.isatty(), level=run.log_level)
+    configure(name, **run.log(name), to="output", run=run.folder.name)
     if flags["stop-with-parent"] or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's agent, killed, leaves its ranks
         threading.Thread(target=_end_with_parent, args=(parent_of_this(),), daemon=True).start()
     torch.set_num_threads(config.model.threads)
@@ -358,7 +358,13 @@ def main(argv: Sequence[str]) -> int:
             own_port = TrainerPort(run.folder)
             closing.callback(own_port.close)
         port = own_port if own_port is not None and ranks.is_alone else SharedPort(own_port, ranks)
-        trainer = Trainer(run, config, port, ranks)
+        doing: Doing = _tell_nobody
+        if ranks.is_first:
+            every = resolved.section("link", LinkConfig).heartbeat_seconds
+            beats = TrainerBeats(run.folder, every, "load_model")
+            closing.callback(beats.close)
+            doing = beats.at
+        trainer = Trainer(run, config, port, ranks, doing, notifier=notifier)
         trainer.start(resumed=flags["resume"])
         trainer.run()
     return 0

@@ -41,6 +41,7 @@ class Policy:
     device: torch.device
     ranks: Ranks = ALONE
     sharded: torch.nn.Module | None = None  # around `module`, where several ranks share the weights
+    on_pass: Callable[[], None] = lambda: None  # before each pass through the model
 
     @property
     def vocabulary(self) -> int:
@@ -119,6 +120,7 @@ class Policy:
 
     def _with_weights(self, compute: Callable[[], T]) -> T:
         """What `compute` gives while the weights that it uses are gathered; every rank calls it."""
+        self.on_pass()
         if self.sharded is None:
             return compute()
         made: T = self.sharded(compute)

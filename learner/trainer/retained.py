@@ -7,6 +7,7 @@ mismatch.py makes figures of what comes out.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,11 +99,14 @@ def _log_probs(policy: Policy, micro: MicroBatch, wanted: torch.Tensor, chunk: i
     """Log-probs of the wanted [S] targets of one trajectory under the parameters as they are, dropout off."""
     predicting = micro.predicting[wanted]
     length = int(predicting[-1]) + 1  # what comes after the last wanted token cannot matter
+    starts = itertools.accumulate(micro.lengths, initial=0)
     part = replace(
         micro,
         tokens=micro.tokens[:length],
         positions=micro.positions[:length],
-        lengths=(length,),
+        lengths=tuple(
+            min(own, length - start) for start, own in zip(starts, micro.lengths, strict=False) if start < length
+        ),
         predicting=predicting,
         targets=micro.targets[wanted],
     )
@@ -128,7 +132,7 @@ def _take_version(policy: Policy, checkpoints: Path, version: int) -> bool:
         else:
             _take_files(parameters, sorted(folder.glob("*.safetensors")))
     except (OSError, RunError, SafetensorError) as error:
-        log.warning("version_unavailable", version=version, reason=str(error))
+        log.warning("version_unavailable", policy_version=version, reason=str(error))
         return False
     return True
 

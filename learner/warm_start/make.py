@@ -50,9 +50,7 @@ def main(argv: Sequence[str]) -> int:
     )
     run = resolved.section("run", RunConfig)
     config = resolved.section("learner", LearnerConfig).warm_start
-    logs.configure(
-        "warm-start", file=run.folder / "logs" / "warm_start.jsonl", level=run.log_level, run=run.folder.name
-    )
+    logs.configure("warm-start", **run.log("warm_start"), run=run.folder.name)
     figures = make_policy(config, run.seed, resolved.section("prompt", PromptConfig))
     sys.stdout.write(json.dumps(figures) + "\n" if flags["json"] else _for_a_person(figures))
     return 0
@@ -77,7 +75,7 @@ def make_policy(config: WarmStartConfig, seed: int, prompt_config: PromptConfig 
     demonstrations = read_demonstrations(config.demonstrations)
     rng = random.Random(seed)  # noqa: S311 - an order of examples, not a secret
     torch.manual_seed(seed)
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(1)  # of each of `config.threads` parts of a batch
     train, measured = split_tasks(demonstrations, config.held_out, rng)
     prompt_config = prompt_config or PromptConfig()
     tokenizer = train_tokenizer(_texts(train, PromptText(prompt_config)), config.vocabulary)

@@ -16,6 +16,15 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(120)
 
     def close(self):
+        self.run(_cancel_others())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.close()
+
+
+async def _cancel_others():
+    """What the engine left behind: with data parallel, a task that holds sockets."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -43,6 +43,8 @@ class Score:
 
 
 class Guessing:
+    waiting_for = ""  # it has no process that could die
+
     def __init__(self, config):
         file = config.root / "tasks.txt"
         if not file.is_file():

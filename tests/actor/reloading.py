@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from actor.config import ReloadConfig
 from actor.downloads import Downloads
+from actor.probe import Score
 from actor.reload import Reloader
 from actor.version_folders import VersionFolders
 from actor.versions import Versions
@@ -98,7 +99,10 @@ class ScriptedPolicy:
         assert version == self.full or version in self.adapters
         off = 0.7 if self.wrong.get(version, 0) > 0 else 1e-6
         self.wrong[version] = self.wrong.get(version, 0) - 1
-        return [log_prob + off for log_prob in probe_of(version).log_probs]
+        return [Score([log_prob + off for log_prob in probe_of(version).log_probs])]
+
+    async def refuse(self):
+        self.events.append(("refuse", self.full))
 
     async def use(self, version):
         self.events.append(("use", version))

@@ -7,6 +7,7 @@ from scripted import STOP, TASK, CharacterPrompt, letters, make_lease, turn
 
 import actor.worker
 from actor.config import ActorConfig, WorldConfig
+from actor.probe import Score
 from actor.world.client import Observation
 from actor.world.grader import Verdict
 from actor.world_protocol import UnusableTask
@@ -38,11 +39,13 @@ class Scene:
         self.finished = False
         self.cancelled = ()
         self.engine_starts = 0
-        self.on_generate = self.on_execute = self.on_worlds = self.on_check = None
+        self.on_start = self.on_generate = self.on_execute = self.on_worlds = self.on_check = None
+        self.on_open = self.on_grade = self.answer_later = None
         self.says = lambda _ids: turn(*letters("x"), STOP)
         self.task_list = TaskList(["pay_1", "pay_2"])
         self.checked = []
         self.unusable = set()
+        self.silent_seconds = 0.0
 
     def of(self, kind):
         return [message for message in self.seen if isinstance(message, kind)]
@@ -76,6 +79,10 @@ class Link(Scripted):
     def __init__(self, config, keys, hello):
         self.hello = hello
 
+    @property
+    def silent_seconds(self):
+        return self.scene.silent_seconds
+
     async def connect(self):
         self.scene.seen.append(self.hello())
         return self.welcome
@@ -93,7 +100,8 @@ class Link(Scripted):
 
     async def request(self, message):
         await asyncio.sleep(0)
-        return self.scene.answer(decode(message) if isinstance(message, bytes) else message)
+        message = decode(message) if isinstance(message, bytes) else message
+        return await self.scene.answer_later(message) if self.scene.answer_later else self.scene.answer(message)
 
     async def announcements(self):
         await asyncio.Event().wait()
@@ -111,19 +119,23 @@ class Files(Scripted):
         pass
 
 
+class Engine:
+    @staticmethod
+    async def prepare(config):
+        pass
+
+
 class Policy(Scripted):
     context_tokens = 1000
 
     def __init__(self):
         self.version, self.sampled_tokens = -1, 0
 
-    @staticmethod
-    async def prepare(config):
-        pass
-
     @classmethod
     async def start(cls, *arguments, **more):
         cls.scene.engine_starts += 1
+        if cls.scene.on_start:
+            await cls.scene.on_start()
         return cls()
 
     @asynccontextmanager
@@ -136,7 +148,7 @@ class Policy(Scripted):
         return self.scene.says(ids)
 
     async def score(self, ids, version):
-        return [-1.0]
+        return [Score([-1.0])]
 
     async def use(self, version):
         self.version = version
@@ -147,6 +159,7 @@ class Policy(Scripted):
 
 class Worlds(Scripted):
     task = TASK
+    waiting_for = ""
 
     def __init__(self, scene):
         self.scene = scene
@@ -163,6 +176,8 @@ class Worlds(Scripted):
     async def open(self, task_id):
         if task_id in self.scene.unusable:
             raise UnusableTask(f"there is no task {task_id}")
+        if self.scene.on_open:
+            await self.scene.on_open()
         return self
 
     async def execute(self, code):
@@ -171,6 +186,8 @@ class Worlds(Scripted):
         return Observation("done", failed=False, completed=True)
 
     async def grade(self):
+        if self.scene.on_grade:
+            await self.scene.on_grade()
         return Verdict(1.0, True, ("paid",), ())
 
     async def close(self):
@@ -197,6 +214,7 @@ def put_in_place(monkeypatch, tmp_path):
     for name, part in (
         ("ActorLink", Link),
         ("FileLink", Files),
+        ("Engine", Engine),
         ("Policy", Policy),
         ("Prompt", Prompt),
     ):
@@ -207,7 +225,8 @@ def put_in_place(monkeypatch, tmp_path):
 
 
 def make_worker(scene, tmp_path, episodes=4, provider=None, **settings):
-    config = ActorConfig(episodes=episodes, folder=tmp_path / "actor", drain_seconds=0.0, flush_seconds=1.0, **settings)
+    settings = {"drain_seconds": 0.0, "flush_seconds": 1.0, **settings}
+    config = ActorConfig(episodes=episodes, folder=tmp_path / "actor", **settings)
     return actor.worker.Worker(
         RunConfig(folder=tmp_path),
         LinkConfig(),
@@ -231,6 +250,17 @@ def live(worker, until=lambda: False, reason="signal"):
             await running
 
     asyncio.run(main())
+
+
+def failing_once(error):
+    """What a part does when it fails at its first call alone."""
+    failures = [error]
+
+    async def fail_once():
+        if failures:
+            raise failures.pop()
+
+    return fail_once
 
 
 def many(count):

@@ -56,7 +56,7 @@ class ScriptedPolicy:
     async def episode(self):
         yield self.pinned
 
-    async def generate(self, ids, *, temperature, max_tokens, pinned=None):
+    async def generate(self, ids, *, temperature, max_tokens, pinned=None, max_seconds=None):
         self.asked.append((list(ids), temperature, max_tokens, pinned))
         answer = self.turns.pop(0)
         if isinstance(answer, Exception):
@@ -99,7 +99,9 @@ class ScriptedWorlds:
 
 
 class CharacterPrompt:
-    """A token is a character's code above 1000; `STOP` ends a turn; 7 and 8 frame an observation."""
+    """A token is a character's code above 1000; `STOP` ends a turn; 7 and 8 frame an observation; 7, 9, 8 is a stub."""
+
+    freed_share = None
 
     def opening(self, instruction, supervisor):
         return [1, 2, 3]
@@ -108,11 +110,14 @@ class CharacterPrompt:
         ids = [*([] if stopped else [STOP]), 7, *(1000 + ord(letter) for letter in text), 8]
         return ids if len(ids) <= room else []
 
+    def stub(self, *, stopped=True):
+        return [*([] if stopped else [STOP]), 7, 9, 8]
+
     def told(self, sampled_ids, output):
         return NO_CODE if output is None else output
 
     def has_stopped(self, sampled_ids):
-        return sampled_ids[-1] == STOP
+        return bool(sampled_ids) and sampled_ids[-1] == STOP
 
     def code(self, sampled_ids):
         return "".join(chr(i - 1000) for i in sampled_ids if i > 1000) or None

@@ -3,11 +3,21 @@
 import asyncio
 
 import pytest
-from scene import live, make_worker, many
+from scene import Worlds, live, make_worker, many
 
-from actor.agreement import fetch_task_ids
+import actor.worker
+from actor.agreement import Agreement, fetch_task_ids
 from common.errors import RunError, UsageError
-from common.messages import Goodbye, HeartbeatReply, LeaseRequest, LeaseReturn, TaskIds, TaskIdsRequest, Trajectory
+from common.messages import (
+    Goodbye,
+    Heartbeat,
+    HeartbeatReply,
+    LeaseRequest,
+    LeaseReturn,
+    TaskIds,
+    TaskIdsRequest,
+    Trajectory,
+)
 from common.task_ids import TaskList
 
 
@@ -30,11 +40,18 @@ def test_all_tasks_that_may_be_asked_for_are_checked_before_a_lease_is(scene, tm
 def test_an_actor_that_lacks_a_task_works_on_none_and_tells_the_learner_which(scene, tmp_path):
     scene.leases = many(4)
     scene.on_check = lacks("pay_2")
-    started = []
-    scene.on_worlds = lambda: started.append(1)
+    ended = []
+
+    async def warm_up():  # beside the check, and for longer
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("warming up")
+
+    scene.on_worlds = warm_up
     with pytest.raises(UsageError, match="pay_2: the root has no such task"):
         live(make_worker(scene, tmp_path))
-    assert started == []
+    assert ended == ["warming up"]
     assert scene.of(LeaseRequest) == []
     (goodbye,) = scene.of(Goodbye)
     assert goodbye.reason == "1 of 2 tasks cannot be used: pay_2: the root has no such task"
@@ -61,6 +78,53 @@ def test_a_lease_for_a_task_that_cannot_be_had_costs_that_lease_alone(scene, tmp
     assert [(returned.lease_id, returned.reason, returned.failure) for returned in scene.of(LeaseReturn)] == [
         ("g1.1.0", "UnusableTask: there is no task pay_1", True)
     ]
+
+
+def test_the_tasks_check_waits_while_vllms_import_has_the_interpreter(scene, tmp_path, monkeypatch):
+    """What takes other processes, or the network, goes on meanwhile."""
+    scene.leases = many(1)
+    order = []
+
+    async def warm_up():
+        order.append("worlds warm up")
+
+    class Importing:
+        @staticmethod
+        async def prepare(_config):
+            order.append("import begins")
+            while not (scene.of(TaskIdsRequest) and "worlds warm up" in order):  # noqa: ASYNC110 - plain lists
+                await asyncio.sleep(0.001)
+            beats = len(scene.of(Heartbeat))
+            while len(scene.of(Heartbeat)) < beats + 5:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.001)
+            order.append("import ends")
+
+    scene.on_worlds = warm_up
+    scene.on_check = lambda _: order.append("check")
+    monkeypatch.setattr(actor.worker, "Engine", Importing)
+    live(make_worker(scene, tmp_path), lambda: scene.of(Trajectory))
+    assert order == ["import begins", "worlds warm up", "import ends", "check"]
+
+
+def test_a_check_has_the_interpreter_for_itself_too(scene):
+    listed = scene.task_list
+    held = []
+
+    async def request(message):
+        return scene.answer(message)
+
+    async def agree():
+        alone = asyncio.Lock()
+        scene.on_check = lambda _: held.append(alone.locked())
+        agreement = Agreement(request, alone)
+        await agreement.begin(Worlds(scene), listed.digest)
+        scene.task_list = TaskList(["pay_9"])
+        await agreement.renew(scene.task_list.digest)
+        held.append(alone.locked())
+
+    asyncio.run(agree())
+    assert scene.checked == [["pay_1", "pay_2"], ["pay_9"]]
+    assert held == [True, True, False]
 
 
 def fetched(*answers):

@@ -32,6 +32,18 @@ def test_a_dry_run_shows_the_resolved_configuration_and_starts_nothing(config_fi
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_shows_what_the_engine_gets(config_file, capsys):
+    words = ["--actor.engine.tensor_parallel", "2", "--actor.engine.arguments", '{"block-size": 32}']
+    assert main(["--config", str(config_file), "--dry-run", *words]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert {"#   tensor_parallel_size: 2", "#   block_size: 32", "#   max_num_seqs: 8"} <= set(shown)
+
+
+def test_fewer_episodes_at_least_than_at_most(config_file):
+    with pytest.raises(UsageError, match=r"least_episodes \(9\) is more than episodes \(8\)"):
+        main(["--config", str(config_file), "--dry-run", "--actor.least_episodes", "9"])
+
+
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(config_file):
     with pytest.raises(UsageError, match=r"actor\.episodes"):
         main(["--config", str(config_file), "--actor.episode", "8"])

@@ -3,8 +3,8 @@ import asyncio
 import pytest
 from scripted import NO_CODE, STOP, CharacterPrompt, ScriptedPolicy, ScriptedWorlds, letters, make_lease, turn
 
+from actor.engine import EngineFailure, RequestFailure
 from actor.episode import run_episode
-from actor.policy import EngineFailure, RequestFailure
 from actor.world.client import Observation
 from actor.world.grader import Verdict, WorldFailure
 
@@ -105,6 +105,13 @@ def test_a_turn_with_two_versions_is_tagged():
     episode = run(policy, ScriptedWorlds([DONE]))
     assert episode.turns[0].versions == (3, 4)
     assert "several_versions" in episode.tags
+
+
+def test_a_turn_that_kept_its_cache_over_a_swap_is_tagged():
+    crossing = turn(*letters("x"), STOP, versions=[3, 4])
+    crossing.kept_cache = True
+    policy = ScriptedPolicy([crossing, turn(*letters("y"), STOP, version=4)])
+    assert run(policy, ScriptedWorlds(["seen", DONE])).tags == ["several_versions", "kept_cache", "completed"]
 
 
 def test_an_episode_samples_with_the_version_that_it_was_given():

@@ -7,9 +7,9 @@ import pytest
 from scripted import CharacterPrompt, letters, turn
 
 from actor.chosen_checkpoint import choose, run_of
+from actor.engine import EngineFailure, RequestFailure
 from actor.evaluate import _without_shorthands, main
 from actor.evaluation import EPISODES, Job, Parts, Records, Terms, play_all
-from actor.policy import EngineFailure, RequestFailure
 from actor.world.client import Observation, Verdict
 from actor.world.outputs import outputs_folder
 from actor.world.root import TaskText
@@ -65,7 +65,7 @@ class AlwaysSays:
 
         return nullcontext()
 
-    async def generate(self, ids, *, temperature, max_tokens, pinned=None):
+    async def generate(self, ids, *, temperature, max_tokens, pinned=None, max_seconds=None):
         if self.errors:
             raise self.errors.pop(0)
         return turn(*letters("go"), version=7)

@@ -6,7 +6,7 @@ from scene import live, make_worker, many
 from scripted import STOP, letters, turn
 
 from actor.world.config import WorldConfig
-from actor.world_protocol import provider_of
+from actor.world_protocol import provider_of, worlds_of
 from common.errors import UsageError
 from common.messages import Goodbye, LeaseReturn, Trajectory
 from common.task_ids import TaskList
@@ -130,3 +130,20 @@ def test_the_option_names_it_by_module_and_name():
 def test_a_provider_that_is_none_is_named(name, problem):
     with pytest.raises(UsageError, match=f"world.provider: {name}.*{problem}"):
         provider_of(name)
+
+
+def test_worlds_that_lack_a_part_are_refused_with_its_name():
+    class Half:
+        waiting_for = ""
+
+        def __init__(self, config):
+            pass
+
+        async def open(self, task_id):
+            pass
+
+        async def close(self):
+            pass
+
+    with pytest.raises(UsageError, match=r"^world\.provider: its Half has no check, start; see actor/world_protocol"):
+        worlds_of(Half, WorldConfig())

@@ -161,10 +161,12 @@ def test_what_waits_for_credit_says_so(tmp_path, monkeypatch):
 
 
 def test_a_trajectory_that_no_link_carries_is_refused_before_it_is_spooled(tmp_path, monkeypatch):
+    trajectory = make_trajectory(0, 1000)
+    size = len(encode(trajectory))
     monkeypatch.setattr("common.wire.MAX_MESSAGE_BYTES", 500)
     outbox = Outbox(tmp_path / "spool.sqlite", "r", None, print)
-    with pytest.raises(ValueError, match="message of 13482 bytes, allowed are 500"):
-        asyncio.run(outbox.add(make_trajectory(0, 1000)))
+    with pytest.raises(ValueError, match=f"message of {size} bytes, allowed are 500"):
+        asyncio.run(outbox.add(trajectory))
     assert outbox.ids == ()
     outbox.close()
 

@@ -5,13 +5,18 @@ import asyncio
 import pytest
 from tiny_model import STOP, make_model
 
-from actor.config import EngineConfig
+from actor.config import ActorConfig, EngineConfig
 from actor.engine_process import engine_arguments
 from actor.policy import Policy
 from common.errors import UsageError
 
 # warnings of vLLM's imports
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_a_kept_cache_with_adapters_is_refused_before_anything_is_started():
+    with pytest.raises(ValueError, match="a kept cache is for full weights, a request cannot change its adapter"):
+        ActorConfig(engine={"adapter_rank": 8}, reload={"mode": "in_flight_kept_cache"})
 
 
 @pytest.fixture(scope="module")

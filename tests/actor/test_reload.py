@@ -4,7 +4,7 @@ import shutil
 import pytest
 from reloading import RUN, Setting, publish_version
 
-from actor.reload import NOT_PROBED
+from actor.probe import NOT_PROBED
 from common.checkpoint import folder_of
 from common.errors import RunError
 from common.messages import ReloadReport
@@ -35,7 +35,7 @@ def test_a_version_whose_probe_differs_is_refused_reported_and_the_one_before_br
         await setting.reloader.reload(1)
 
     asyncio.run(work())
-    assert setting.policy.events == [("full", 1), ("full", 0), ("use", 0)]
+    assert setting.policy.events == [("full", 1), ("refuse", 1), ("full", 0), ("use", 0)]
     assert setting.policy.version == 0
     report = setting.reports[-1]
     assert (report.accepted, report.reason) == (False, "probe differs by 0.7 nats")

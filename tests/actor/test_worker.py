@@ -3,12 +3,12 @@
 import asyncio
 
 import pytest
-from scene import Worlds, live, make_worker, many
+from scene import Worlds, failing_once, live, make_worker, many
 
 import actor.process
 import actor.worker
 from actor.config import ActorConfig, WorldConfig
-from actor.policy import EngineFailure
+from actor.engine import EngineFailure
 from actor.world_protocol import WorldFailure
 from common.config import LinkConfig, RunConfig
 from common.errors import RunError, UsageError
@@ -21,6 +21,7 @@ from common.messages import (
     ReloadReport,
     Trajectory,
 )
+from common.metrics_config import MetricsConfig
 from common.prompt_config import PromptConfig
 from common.run_lock import only_one
 from common.wire import encode
@@ -60,13 +61,7 @@ def test_on_a_signal_leases_under_way_are_returned_and_nothing_is_graded(scene, 
 
 def test_a_world_that_dies_costs_its_episode_alone_and_is_no_reward(scene, tmp_path):
     scene.leases = many(4)
-    failures = [WorldFailure("the world broke down")]
-
-    async def fail_once():
-        if failures:
-            raise failures.pop()
-
-    scene.on_execute = fail_once
+    scene.on_execute = failing_once(WorldFailure("the world broke down"))
     live(make_worker(scene, tmp_path), lambda: len(scene.of(Trajectory)) == 3)
     assert [returned.reason for returned in scene.of(LeaseReturn)] == ["WorldFailure: the world broke down"]
 
@@ -88,13 +83,7 @@ def test_a_trajectory_that_no_link_carries_costs_its_lease_alone(scene, tmp_path
 
 def test_an_engine_that_dies_is_started_again_and_its_leases_are_returned(scene, tmp_path):
     scene.leases = many(6)
-    failures = [EngineFailure("the engine died")]
-
-    async def fail_once():
-        if failures:
-            raise failures.pop()
-
-    scene.on_generate = fail_once
+    scene.on_generate = failing_once(EngineFailure("the engine died"))
     live(make_worker(scene, tmp_path, episodes=2), lambda: len(scene.of(Trajectory)) >= 4)
     assert scene.engine_starts == 2
     assert all("the engine died" in returned.reason for returned in scene.of(LeaseReturn))
@@ -129,6 +118,31 @@ def test_an_episode_that_the_learner_cancels_ends_unsent_and_its_length_is_told(
     cut, returned = scene.of(LeaseReturn)
     assert (cut.lease_id, cut.tokens, cut.failure) == ("g1.0.0", 3, False)
     assert (returned.lease_id, returned.tokens) == ("g1.1.0", 0)
+    assert scene.of(Trajectory) == []
+
+
+def test_a_cancellation_ends_an_episode_at_once_and_its_length_is_told_though_it_is_said_twice(scene, tmp_path):
+    scene.leases = many(2)
+    worker = make_worker(scene, tmp_path)
+    begun, told = [], []
+
+    async def stay():
+        begun.append(True)
+        await asyncio.Event().wait()
+
+    scene.on_generate = stay
+
+    def cut():
+        if not told and len(begun) == 2:
+            told.append(worker._leases.running)
+            worker._link.on_cancelled(("g1.0.0", "unknown.0.0"))
+            worker._link.on_cancelled(("g1.0.0",))
+        return [answer.lease_id for answer in scene.of(LeaseReturn)] == ["g1.0.0"]
+
+    live(worker, cut)
+    cut, returned = scene.of(LeaseReturn)
+    assert (cut.lease_id, cut.failure) == ("g1.0.0", False)
+    assert returned.lease_id == "g1.1.0"
     assert scene.of(Trajectory) == []
 
 
@@ -179,7 +193,8 @@ def test_a_second_actor_in_the_folder_of_a_first_is_refused(scene, tmp_path, mon
     config = ActorConfig(folder=tmp_path / "actor")
 
     async def second():
-        await actor.process.run_actor(RunConfig(folder=tmp_path), LinkConfig(), WorldConfig(), config, PromptConfig())
+        sections = RunConfig(folder=tmp_path), LinkConfig(), WorldConfig(), config, PromptConfig()
+        await actor.process.run_actor(*sections, metrics=MetricsConfig(serve=False))
 
     with only_one(tmp_path / "actor" / "actor.lock"), pytest.raises(UsageError, match="another actor is at work"):
         asyncio.run(second())

@@ -1,13 +1,14 @@
-"""A random Qwen2 model of 100,000 parameters with untied embeddings, as a folder that vLLM and transformers load."""
+"""A random Qwen2 model of 100,000 parameters as a folder that vLLM and transformers load."""
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 VOCABULARY = 200
 STOP = 0
 
 
-def make_model(folder, seed):
+def make_model(folder, seed, *, tied=False):
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=VOCABULARY,
@@ -17,7 +18,7 @@ def make_model(folder, seed):
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=1024,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         eos_token_id=STOP,
         bos_token_id=STOP,
     )
@@ -38,3 +39,17 @@ def reference_log_probs(model, ids, temperature=1.0):
     if temperature:
         logits /= temperature
     return torch.log_softmax(logits, -1)[range(len(ids) - 1), list(ids)[1:]].tolist()
+
+
+def make_adapter(folder, base, seed, rank):
+    """A random LoRA adapter on the model in `base`, and what peft makes of both."""
+    torch.manual_seed(seed)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.1)
+    model.save_pretrained(folder)
+    return folder, model

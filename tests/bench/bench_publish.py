@@ -58,7 +58,12 @@ class ReadingPolicy:
         return 0.0
 
     async def score(self, ids, version):
-        return list(PROBE["log_probs"])
+        from actor.probe import Score
+
+        return [Score(PROBE["log_probs"])]
+
+    async def refuse(self):
+        raise AssertionError("the probe agrees")
 
     async def use(self, version):
         self.version, self.adapters = version, {version}

@@ -73,7 +73,7 @@ def cpu_seconds(pid):
 
 def cpu_by_part(host):
     """Opening and forking, the members with their cells, the grader, this process."""
-    opening, members = cpu_seconds(host._host.process.pid)
+    opening, members = cpu_seconds(host._host.process.process.pid)
     grading, _ = cpu_seconds(host._grader._process.process.pid)
     return {"opening": opening, "members": members, "grading": grading, "client": time.process_time()}
 
@@ -180,7 +180,7 @@ async def memory(host, chosen, worlds, group):
 
     found = await asyncio.gather(*(played(chosen[number // group % len(chosen)]) for number in range(worlds)))
     own = sum(sum(private(world)) for world in found)
-    shared = megabytes(host._host.process.pid, "Rss") + megabytes(host._grader._process.process.pid, "Rss")
+    shared = megabytes(host._host.process.process.pid, "Rss") + megabytes(host._grader._process.process.pid, "Rss")
     await asyncio.gather(*(world.close() for world in found))
     return {"worlds": worlds, "mb_worlds": round(own), "mb_host_and_grader": round(shared)}
 

@@ -42,8 +42,8 @@ class Learner:
                 self.heard.append((name, message))
                 reply = self.answer(message)
                 if reply is not None:
-                    with contextlib.suppress(zmq.ZMQError):  # gone meanwhile
-                        await self.socket.send_multipart([self.routing, number, encode(reply)])
+                    with contextlib.suppress(zmq.ZMQError):  # gone meanwhile, or it reads nothing: others are heard
+                        await self.socket.send_multipart([self.routing, number, encode(reply)], flags=zmq.NOBLOCK)
         finally:
             gate.cancel()
             await asyncio.gather(gate, return_exceptions=True)

@@ -96,3 +96,15 @@ def test_a_list_beside_the_main_one_is_shown_beside_it_and_not_in_it(tmp_path, c
     assert "5 to 7" in challenge.split("dev, on the way")[1]
     draw(figures, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_the_last_lines_tell_how_old_the_trained_tokens_were_over_all_steps(capsys, tmp_path):
+    steps = [
+        {"event": "step", "time": 2.0, "step": number, "policy_version": number, "lags": lags}
+        for number, lags in enumerate(({"0": 30, "1": 10}, {"1": 50, "10": 10}, {}), start=1)
+    ]
+    figures = collect(steps)
+    assert figures.lags == {0: 0.3, 1: 0.6, 10: 0.1}
+    table.show(figures, {}, 1.0, tmp_path)
+    assert "lag 0: 30.0%, lag 1: 60.0%, lag 10: 10.0%" in capsys.readouterr().out.replace("\n", " ")
+    assert collect([{**steps[2], "lags": {}}]).lags == {}

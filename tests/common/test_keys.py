@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 
 import pytest
 
@@ -127,3 +129,88 @@ def test_the_command_makes_lists_and_shows(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == made
     assert main(["list", *folder]) == 0
     assert json.loads(capsys.readouterr().out) == {"actors": {"actor-0": fingerprint(made["public"].encode())}}
+
+
+@pytest.fixture
+def credentials(tmp_path, monkeypatch):
+    """Where systemd lays what LoadCredential= names."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    return folder
+
+
+def moved(name, folder, credentials):
+    """A key that systemd loaded: it is no more in the folder, and mode 0400."""
+    file = credentials / name
+    file.write_bytes((folder / name).read_bytes())
+    file.chmod(0o400)
+    (folder / name).unlink()
+    return file
+
+
+def test_a_key_that_systemd_loaded_comes_before_the_folder(tmp_path, credentials):
+    folder = tmp_path / "keys"
+    made = new_keys(folder, "learner")
+    moved("learner.secret", folder, credentials)
+    assert learner_keys(folder) == made
+    own = new_keys(folder, "actor-0")
+    moved("actor-0.secret", folder, credentials)
+    moved("learner.public", folder, credentials)
+    found = actor_keys(folder, "actor-0")
+    assert (found.own, found.learner_public) == (own, made.public)
+
+
+def test_what_systemd_did_not_load_is_the_folders(tmp_path, credentials):
+    made = new_keys(tmp_path / "keys", "learner")
+    assert learner_keys(tmp_path / "keys") == made
+
+
+def test_a_key_that_systemd_did_not_find_is_missed_where_it_should_be(tmp_path, credentials):
+    (credentials / "actor-0.secret").write_bytes(b"missing")
+    with pytest.raises(UsageError, match=r"keys/actor-0\.secret: no key there .*loop keys new actor-0"):
+        actor_keys(tmp_path / "keys", "actor-0")
+
+
+def test_a_credential_that_others_may_read_is_refused(tmp_path, credentials):
+    new_keys(tmp_path / "keys", "learner")
+    moved("learner.secret", tmp_path / "keys", credentials).chmod(0o440)
+    with pytest.raises(UsageError, match="mode 0440 lets others read a secret key"):
+        learner_keys(tmp_path / "keys")
+
+
+def access_list(*entries):
+    """An access list as the kernel keeps it: version 2, then kind, rights and whose, each."""
+    nobody = 0xFFFFFFFF
+    body = b"".join(struct.pack("<HHI", kind, rights, nobody if who is None else who) for kind, rights, who in entries)
+    return struct.pack("<I", 2) + body
+
+
+OWNER, USER, GROUP, MASK, OTHERS = 0x01, 0x02, 0x04, 0x10, 0x20
+MINE = (USER, 4, os.geteuid())
+
+
+@pytest.mark.parametrize(
+    ("entries", "fine"),
+    [
+        ([(OWNER, 4, None), MINE, (GROUP, 0, None), (MASK, 4, None), (OTHERS, 0, None)], True),
+        ([(OWNER, 4, None), MINE, (GROUP, 4, None), (MASK, 4, None), (OTHERS, 0, None)], False),
+        ([(OWNER, 4, None), MINE, (USER, 4, 61_000), (GROUP, 0, None), (MASK, 4, None), (OTHERS, 0, None)], False),
+        ([(OWNER, 4, None), MINE, (GROUP, 0, None), (MASK, 4, None), (OTHERS, 4, None)], False),
+    ],
+    ids=["this user alone", "the group too", "another user too", "everybody"],
+)
+def test_a_credential_with_an_access_list_is_judged_by_who_is_on_it(tmp_path, credentials, entries, fine):
+    """systemd gives root's credential to a service's user so; its mode then reads 0440."""
+    made = new_keys(tmp_path / "keys", "learner")
+    file = moved("learner.secret", tmp_path / "keys", credentials)
+    try:
+        os.setxattr(file, "system.posix_acl_access", access_list(*entries))
+    except OSError as error:
+        pytest.skip(f"this file system keeps no access lists: {error}")
+    assert file.stat().st_mode & 0o070 == 0o040
+    if fine:
+        assert learner_keys(tmp_path / "keys") == made
+        return
+    with pytest.raises(UsageError, match="lets others read a secret key"):
+        learner_keys(tmp_path / "keys")

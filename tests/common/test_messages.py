@@ -112,6 +112,39 @@ def test_arrays_that_do_not_agree_are_refused_by_name(changes, field):
         make_trajectory(**changes)
 
 
+def test_contexts_after_the_first_begin_with_what_they_repeat():
+    trajectory = make_trajectory(context_bytes=np.array([[4, 5]], "<i4"))
+    assert decode(encode(trajectory)) == trajectory
+    assert trajectory.contexts.tolist() == [[0, 4], [4, 6]]
+    tokens, turns = trajectory.transcript
+    assert (tokens.tolist(), turns.tolist()) == ([5, 6, 7, 8, 10], [[2, 4], [4, 5]])
+    whole = make_trajectory()
+    assert (whole.contexts.tolist(), whole.context_bytes) == ([[0, 6]], b"")
+    assert whole.transcript[0].tolist() == whole.tokens.tolist()
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        [4],
+        [[0, 1]],
+        [[4, 4]],
+        [[5, 4]],
+        [[4, 6]],
+        [[-3, 5]],
+        [[4, 7]],
+        [[3, 5]],  # a token that was sampled is in what is repeated
+        [[1, 2]],  # nothing was sampled in the first
+        [[2, 3]],
+        [[4, 5], [4, 5]],
+        [[4, 5], [2**31 - 1, -(2**31)]],
+    ],
+)
+def test_contexts_that_cannot_be_are_refused_by_name(bounds):
+    with pytest.raises(ValueError, match="context_bytes: "):
+        make_trajectory(context_bytes=np.array(bounds, "<i4"))
+
+
 def test_what_differs_is_named():
     frame = msgpack.packb({"kind": "heartbeat", "policy_version": 1, "episodes": "many"})
     with pytest.raises(ValueError, match=r"^heartbeat\.episodes: "):

@@ -27,6 +27,15 @@ def step(number, at, version=None):
     return {"event": "step", "time": at, "step": number, "policy_version": version or number, "trajectories": 10}
 
 
+def test_a_line_that_an_earlier_life_left_in_part_does_not_spoil_the_first_of_the_next(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"event":"step","time":1.0}\n{"event":"st')
+    file = MetricsFile(path)
+    file.write("step", step=2)
+    file.close()
+    assert [event.get("step") for event in MetricsReader(path).new()] == [None, 2]
+
+
 def test_phases_are_summed_over_sessions_and_a_cut_session_ends_at_its_last_sign_of_life():
     events = [
         {"event": "session", "time": 0.0},

@@ -38,6 +38,7 @@ def test_yamls_off_and_on_are_words_here(tmp_path):
 
 def test_the_digest_covers_every_option():
     variants = [{}, {"form": "react"}, {"thinking": "on"}, {"observation_tokens": 100}, {"observation_tokens": 101}]
+    variants += [{"long_context": "stub"}, {"long_context": "stub", "stub_share": 0.5}]
     assert {name for variant in variants for name in variant} == set(PromptConfig.model_fields)
     assert len({form_digest(PromptConfig(**variant)) for variant in variants}) == len(variants)
     assert len({str(PromptConfig(**variant)) for variant in variants}) == len(variants)

@@ -1,4 +1,4 @@
-"""PROTOCOL.md says what the code does: its field tables, limits and digests are read and held against it."""
+"""protocol.md says what the code does: its field tables, limits and digests are read and held against it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import pytest
 from pydantic import TypeAdapter
 from test_messages import every_kind, example_of
 
-from common import channel, file_link, messages, sockets, wire
+from common import channel, file_link, messages, sockets, status_messages, wire
 from common.messages import AnyMessage, Message, Sampling
 from common.prompt import form_digest
 from common.wire import decode, encode, schema_digest
 from learner.gateway import connections
 
-TEXT = (Path(__file__).resolve().parents[2] / "common" / "PROTOCOL.md").read_text(encoding="utf-8")
-KINDS = [*every_kind(), Sampling]
+TEXT = (Path(__file__).resolve().parents[2] / "common" / "docs" / "protocol.md").read_text(encoding="utf-8")
+WITHIN_STATUS = (
+    *(status_messages.TrainerStatus, status_messages.ActorStatus, status_messages.GroupStatus),
+    *(status_messages.BooksStatus, status_messages.Tally, status_messages.LagTally, status_messages.LoggedError),
+)
+KINDS = [*every_kind(), Sampling, *WITHIN_STATUS]
 DEFINITIONS = TypeAdapter(AnyMessage).json_schema()["$defs"]
 
 
@@ -41,7 +45,9 @@ def words_for(schema: dict[str, Any]) -> str:
         case {"type": "string"}:
             words = _text(schema)
         case {"type": kind}:
-            words = {"integer": "integer", "number": "float", "boolean": "boolean"}[kind] + _bounds(schema)
+            words = {"integer": "integer", "number": "float", "boolean": "boolean", "null": "nothing"}[kind] + _bounds(
+                schema
+            )
     return words
 
 
@@ -64,7 +70,7 @@ def _bounds(schema: dict[str, Any]) -> str:
 
 
 def table_of(kind: type[Message]) -> str:
-    """The lines that PROTOCOL.md must have for a kind."""
+    """The lines that protocol.md must have for a kind."""
     schema = DEFINITIONS[kind.__name__]
     required = schema.get("required", [])
     lines = ["| field | type | may be left out | meaning |", "|---|---|---|---|"]
@@ -76,6 +82,8 @@ def table_of(kind: type[Message]) -> str:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
     return (
         {False: "false", True: "true"}.get(value, value) if isinstance(value, bool) else repr(value).replace("'", '"')
     )
@@ -84,7 +92,7 @@ def _shown(value: object) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kinds_table_is_what_the_code_takes(kind):
     heading = f"### {kind.__name__}\n"
-    assert heading in TEXT, f"PROTOCOL.md has no section {kind.__name__}; its table is\n{table_of(kind)}"
+    assert heading in TEXT, f"protocol.md has no section {kind.__name__}; its table is\n{table_of(kind)}"
     section = TEXT.partition(heading)[2].partition("\n#")[0]
     found = "\n".join(line for line in section.splitlines() if line.startswith("|"))
     assert found == table_of(kind), f"the table of {kind.__name__} should read\n{table_of(kind)}"

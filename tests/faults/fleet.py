@@ -45,10 +45,13 @@ class Fleet:
         seed: of the run.
         steps: after which the run ends by itself; `finish` ends it sooner.
         link, rollout, actor: options of these sections that differ from this file's.
-        light: of the light processes: turn_tokens, episode_seconds (the longest), step_seconds, weight_bytes.
+        light: of the light processes: turn_tokens, episode_seconds (the longest), step_seconds, weight_bytes,
+            altered_from (versions from this one on are published with altered weights under right digests),
+            engine_starts_after (a file without which no actor's engine starts).
         prefix: what a process is started through, by its name (`["ip", "netns", "exec", NAME]`).
         connect: where an actor connects, by its name: host, port, files_port; those of the gateway unless given.
         environment: more of it for a process, by its name.
+        torn_logs: the disk of the logs fills up, which may leave lines in part.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Fleet:
         prefix: Mapping[str, Sequence[str]] | None = None,
         connect: Mapping[str, Mapping[str, object]] | None = None,
         environment: Mapping[str, Mapping[str, str]] | None = None,
+        torn_logs: bool = False,
     ) -> None:
         self.folder, self.run, self.actors, self.seed = folder, folder / "learner", tuple(actors), seed
         self.link = {"heartbeat_seconds": 0.2, "silence_intervals": 3, "keys": str(folder / "keys"), **(link or {})}
@@ -72,6 +76,7 @@ class Fleet:
         self.light = {"turn_tokens": 40, "episode_seconds": 0.2, "step_seconds": 0.05, "weight_bytes": 50_000}
         self.light |= {"seed": seed, **(light or {})}
         self._prefix, self._connect, self._environment = prefix or {}, connect or {}, environment or {}
+        self._torn_logs = torn_logs
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._welcomed_before: dict[str, int] = {}
         for name in ("learner", *self.actors):
@@ -187,15 +192,25 @@ class Fleet:
     def events_of(self, file: Path) -> list[dict]:
         """All whole lines of a log."""
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [entry for line in lines if line.endswith("\n") and (entry := self._entry(line)) is not None]
 
-    def until_logged(self, name: str, event: str, count: int = 1, **fields: object) -> dict:
-        """Wait until a process has logged an event `count` times; the last one."""
+    def _entry(self, line: str) -> dict | None:
+        try:
+            return json.loads(line)
+        except ValueError:
+            if not self._torn_logs:
+                raise
+            return None
+
+    def until_logged(
+        self, name: str, event: str, count: int = 1, *, may_fail: Sequence[str] = (), **fields: object
+    ) -> dict:
+        """Wait until a process has logged an event `count` times, while none fails but those that may; the last one."""
 
         def found() -> list[dict]:
             return [entry for entry in self.events(name, event) if fields.items() <= entry.items()]
 
-        self.until(lambda: len(found()) >= count, f"{count} times {event} {fields} of {name}")
+        self.until(lambda: len(found()) >= count, f"{count} times {event} {fields} of {name}", may_fail=may_fail)
         return found()[-1]
 
     def seen(self, actor: str, what: str) -> list[dict]:

@@ -22,6 +22,7 @@ import actor.worker
 import common.cli
 from actor.outbox import Outbox
 from actor.policy import Sampled
+from actor.probe import Score
 from actor.world.client import Observation
 from actor.world.grader import Verdict
 from actor.world.root import TaskText
@@ -44,6 +45,18 @@ class Seen:
         os.write(self._descriptor, line.encode())
 
 
+def is_held_up() -> bool:
+    """Whether the engine is not to start yet."""
+    file = settings().get("engine_starts_after")
+    return file is not None and not Path(file).exists()
+
+
+class LightEngine:
+    @staticmethod
+    async def prepare(_config):
+        pass
+
+
 class LightPolicy:
     """Versions are read from their folders and probed as real ones are; a turn is a nap."""
 
@@ -55,12 +68,10 @@ class LightPolicy:
         self._weights = {version: read_weights(folder)}
         self._tokens, self._slowest = settings()["turn_tokens"], settings()["episode_seconds"] / TURNS
 
-    @staticmethod
-    async def prepare(_config):
-        pass
-
     @classmethod
-    async def start(cls, folder, version, _config, *, mode, slots, seed, stop_ids):
+    async def start(cls, folder, version, _config, *, mode, slots, seed, stop_ids, on_load=None):
+        while is_held_up():  # noqa: ASYNC110 - by a file that a test makes
+            await asyncio.sleep(0.05)
         return cls(folder, version, seed)
 
     def stop(self):
@@ -74,7 +85,7 @@ class LightPolicy:
     async def held(self):
         yield
 
-    async def generate(self, ids, *, temperature, max_tokens, pinned=None):
+    async def generate(self, ids, *, temperature, max_tokens, pinned=None, max_seconds=None):
         began = self.version
         seconds = self._chance.uniform(0.0, self._slowest)
         await asyncio.sleep(seconds)
@@ -93,7 +104,10 @@ class LightPolicy:
         return 0.0
 
     async def score(self, ids, version):
-        return log_probs(self._weights[version], ids)
+        return [Score(log_probs(self._weights[version], ids))]
+
+    async def refuse(self):
+        pass
 
     async def use(self, version):
         self.version = version
@@ -104,6 +118,8 @@ class LightPolicy:
 
 class LightWorlds:
     """A world sees `TURNS` turns; its verdict follows from them."""
+
+    waiting_for = ""  # nothing here could start again
 
     def __init__(self, _config):
         pass
@@ -142,10 +158,14 @@ class LightPrompt:
     """A token is a character's code above 1000."""
 
     stop_ids = (STOP,)
+    freed_share = None
 
     @classmethod
     def load(cls, _folder, _config):
         return cls()
+
+    def stub(self, *, stopped=True):
+        return [7, 8]
 
     def opening(self, instruction, supervisor):
         return [1, 2, 3]
@@ -168,6 +188,7 @@ def light_parts(link: type[ActorLink], outbox: type[Outbox]) -> dict[str, object
     return {
         "ActorLink": link,
         "Outbox": outbox,
+        "Engine": LightEngine,
         "Policy": LightPolicy,
         "Prompt": LightPrompt,
     }

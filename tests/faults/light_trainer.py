@@ -32,10 +32,12 @@ from common.checkpoint import (
 from common.config import LinkConfig, RunConfig, parse_command_line
 from common.errors import RunError, UsageError
 from common.log import configure, get_logger
+from common.notify import Notifier
 from common.processes import parent_of_this
 from common.run_lock import only_one
 from learner.config import LearnerConfig
 from learner.gateway import trainer_port
+from learner.gateway.trainer_beats import TrainerBeats
 from learner.gateway.trainer_port import Resume, TrainerPort, Waiting
 
 log = get_logger("light_trainer")
@@ -48,9 +50,11 @@ def states(folder: Path) -> list[dict]:
 
 
 class LightTrainer:
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path, steps: int, beat_seconds: float) -> None:
         self._folder, self._steps, self._port = folder, steps, TrainerPort(folder)
+        self._beats = TrainerBeats(folder, beat_seconds, "load_model")
         self._chance = random.Random(f"{settings()['seed']} {os.getpid()}")
+        self._notifier = Notifier()
 
     def run(self) -> None:
         (self._folder / "state").mkdir(parents=True, exist_ok=True)
@@ -67,24 +71,31 @@ class LightTrainer:
             run_id = self._port.hello(None).run_id
             self._save({"run_id": run_id, "step": 0, "policy_version": 0, "weights": "0" * 64, "consumed": []})
         self._tell_version()
+        self._notifier.ready()
         while self._state["step"] < self._steps and not (self._folder / "enough").exists():
             self._step()
         self._port.finished()
         log.info("training_finished", step=self._state["step"])
+        self._beats.close()
         self._port.close()
 
     def _step(self) -> None:
         step = self._state["step"] + 1
+        self._beats.at("wait", step)
         groups = self._port.next_groups(step)
+        self._notifier.alive()
         if isinstance(groups, Waiting):
+            self._notifier.status(f"step {step} waits for {groups.reason}")
             log.info("step_waits", step=step, waiting_for=groups.reason)
             return
+        self._beats.at("forward_backward", step)
         consumed = [member.trajectory_id for group in groups for member in group.members]
         weights = digest_after(self._state["weights"], consumed)
         time.sleep(self._chance.uniform(0.0, settings()["step_seconds"]))
         self._save(
             {**self._state, "step": step, "policy_version": step, "weights": weights, "consumed": consumed},
         )
+        self._beats.at("publish", step)
         self._tell_version()
         log.info("step_made", step=step, trajectories=len(consumed))
 
@@ -110,6 +121,9 @@ class LightTrainer:
             probe = Probe(tokens=PROBE, log_probs=tuple(log_probs(weights, PROBE)))
             named = {"run_id": state["run_id"], "policy_version": version, "step": state["step"]}
             manifest = Manifest(**named, kind="full", files={}, probe=probe)
+            if version >= settings().get("altered_from", version + 1):
+                # the digests will be of these, the probe is of the true ones
+                weights = bytes([weights[0] ^ 1]) + weights[1:]
             digest = publish(checkpoints, manifest, lambda folder: (folder / WEIGHTS).write_bytes(weights))
         in_use = self._port.published(version, digest, state["step"], state["consumed"], {})
         for old in published_versions(checkpoints)[:-KEPT]:
@@ -134,13 +148,13 @@ def main() -> int:
     sections = {"run": RunConfig, "link": LinkConfig, "learner": LearnerConfig}
     resolved, given = parse_command_line(sections, sys.argv[1:], usage="light_trainer.py", flags=flags)
     folder = resolved["run"].folder
-    configure("trainer", file=folder / "logs" / "trainer.jsonl", console=False)
+    configure("trainer", file=folder / "logs" / "trainer.jsonl", to="file")
     if given["stop-with-parent"]:
         threading.Thread(target=end_with_parent, args=(parent_of_this(),), daemon=True).start()
     trainer_port.ANSWER_WITHIN = 1.5  # a gateway that was killed lost the question; it is asked again sooner
     try:
         with only_one(folder / "trainer.lock"):
-            LightTrainer(folder, resolved["learner"].rollout.steps).run()
+            LightTrainer(folder, resolved["learner"].rollout.steps, resolved["link"].heartbeat_seconds).run()
     except (UsageError, RunError) as error:
         log.error("trainer_failed", reason=str(error))
         sys.stderr.write(f"trainer: {error}\n")

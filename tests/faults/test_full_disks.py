@@ -32,7 +32,10 @@ def test_an_actor_whose_spool_is_on_a_full_disk_waits_with_what_it_finished(tmp_
     slots = 2
     with (
         small_disk(tmp_path / "actor-0" / "actor", 4) as disk,
-        Fleet(tmp_path, seed=1, actor={"episodes": slots}, light={"turn_tokens": 200}) as fleet,
+        # nobody cuts what waits for room
+        Fleet(
+            tmp_path, seed=1, rollout={"straggler_share": 1.0}, actor={"episodes": slots}, light={"turn_tokens": 200}
+        ) as fleet,
     ):
         fleet.start()
         fleet.until_steps(1)
@@ -116,14 +119,14 @@ def test_a_gateway_whose_ledger_is_on_a_full_disk_acknowledges_nothing_and_goes_
 
 
 def test_a_learner_whose_whole_folder_is_on_a_full_disk_goes_on_when_there_is_room_or_with_resume(tmp_path):
-    with small_disk(tmp_path / "learner", 8) as disk, Fleet(tmp_path, seed=5) as fleet:
+    with small_disk(tmp_path / "learner", 8) as disk, Fleet(tmp_path, seed=5, torn_logs=True) as fleet:
         fleet.start("learner", *fleet.actors)
         fleet.until_steps(1)
         disk.fill()
         # the gateway takes nothing more and waits; only a trainer that was just about to save ends, and the learner
         # with it. The logs are on the full disk too: that the run stands still is seen from the actors
         for actor in fleet.actors:
-            fleet.until_logged(actor, "request_repeated", count=2, kind="frame")
+            fleet.until_logged(actor, "request_repeated", count=2, may_fail=("learner",), kind="frame")
         waiting = {actor: unanswered(fleet, actor) for actor in fleet.actors}
         assert all(waiting.values())
         disk.empty()

@@ -61,7 +61,7 @@ def test_what_is_spoiled_is_counted_and_answered_and_costs_no_actor():
     """Every seventh message, either way, is cut short, longer than said, headless, or has a bit turned."""
     spoiled = [Fate(kind, 0.4) for kind in ("truncate", "enlarge", "behead", "flip")]
     fates = tuple(fate for one in spoiled for fate in (*[Fate()] * 6, one))
-    twin = play([Phase(up=fates, down=fates, seconds=25.0)])
+    twin = play([Phase(up=fates, down=fates, seconds=35.0)])
     assert twin.network.seen["unreadable up"] > 20
     assert twin.counted() == twin.network.seen["unreadable up"]
     assert twin.network.seen["unreadable down"] > 20

@@ -81,7 +81,8 @@ class Actor:
     """An actor's process, as far as versions go; `repair` is called when it has refused one."""
 
     def __init__(self, folder, source, repair=lambda: None):
-        self.versions, self.policy, self.reports, self.repair = Versions(source, RUN), ReadingPolicy(), [], repair
+        self.source, self.versions = source, Versions(source, RUN)
+        self.policy, self.reports, self.repair = ReadingPolicy(), [], repair
         config = ReloadConfig(attempts=3, retry_seconds=0.001)
         self.reloader = Reloader(self.versions, self.policy, config, self.report)
 
@@ -91,7 +92,7 @@ class Actor:
             self.repair()
 
     def switch(self, version, digest, before):
-        """From version 0, whose digest is `before`, to another; closes all files as its end would."""
+        """From version 0, whose digest is `before`, to another; closes all files as both sides' ends would."""
 
         async def life():
             self.versions.heard(0, before)
@@ -101,6 +102,8 @@ class Actor:
 
         asyncio.run(life())
         self.versions.close()
+        if isinstance(self.source, Downloads):
+            self.source._files.blobs.close()
         return self.policy.version
 
 

@@ -96,7 +96,7 @@ def test_a_run_without_keys_on_this_machine_works_and_both_sides_say_so_loudly(t
         fleet.start()
         fleet.until_steps(1)
         for name in ("gateway", "actor-0"):
-            said = fleet.until_logged(name, "INSECURE_LINK")
+            said = fleet.until_logged(name, "insecure_link")
             assert said["level"] == "warning"
             assert said["reason"].startswith("no encryption and no keys")
         assert_it_goes_on_and_ends_well(fleet, steps=1)

@@ -122,6 +122,7 @@ class Twin:
             except Killed:
                 self.gateway_kills += 1
             finally:
+                self.gateway._blobs.close()  # as the end of a process does
                 self._counted_before, self.gateway = self.counted(), None
                 with suppress(sqlite3.Error):
                     run.ledger._database.rollback()

@@ -34,11 +34,11 @@ def until(children, run, condition):
 
 @pytest.fixture(scope="session")
 def small_policy(world_root, tmp_path_factory):
-    """A policy that was warm-started for a moment: it writes code, right now and then."""
+    """A policy that was warm-started for a moment: it writes code that earns something often enough to learn from."""
     folder = tmp_path_factory.mktemp("policy")
     demonstrations, model = folder / "demonstrations.jsonl", folder / "model"
     run_loop("world", "demonstrate", "--root", world_root, "--out", demonstrations, "--count", 300, "--seed", 1)
-    options = ("--config", "configs/tiny.yaml", "--learner.warm_start.steps", 300, "--run.folder", folder / "run")
+    options = ("--config", "configs/tiny.yaml", "--learner.warm_start.steps", 500, "--run.folder", folder / "run")
     run_loop("learner", "warm-start", "--demonstrations", demonstrations, "--out", model, *options)
     return model
 
@@ -58,6 +58,7 @@ def learner_options(run, world_root, model, **more):
         "learner.rollout.steps": STEPS,
         "learner.rollout.groups_per_step": GROUPS,
         "learner.rollout.group_size": MEMBERS,
+        "learner.batch.epochs": 1,  # so that the ratios at lag 0 are of one policy, as engine and learner have it
         "learner.evaluation.tasks": tasks,
         "learner.evaluation.temperatures": 0.0,
         **{name.replace("__", "."): value for name, value in more.items()},

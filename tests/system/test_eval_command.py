@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import run_loop
+from system.conftest import run_loop
 
 
 def evaluated(model, world_root, out, *words):

@@ -60,7 +60,9 @@ class ChancePolicy:
         self.sampled.append(ids)
         log_probs = [float(np.float32(-self.rng.random())) for _ in ids]
         finish = "stop" if stops else "length"
-        return SimpleNamespace(ids=ids, log_probs=log_probs, versions=[7] * len(ids), finish=finish, seconds=0.0)
+        return SimpleNamespace(
+            ids=ids, log_probs=log_probs, versions=[7] * len(ids), finish=finish, seconds=0.0, kept_cache=False
+        )
 
     def _ids(self):
         vocabulary, count = self.prompt.vocabulary_size, self.rng.randint(1, 30)

@@ -35,7 +35,7 @@ class Script:
     async def episode(self):
         yield None
 
-    async def generate(self, ids, *, temperature, max_tokens, pinned=None):
+    async def generate(self, ids, *, temperature, max_tokens, pinned=None, max_seconds=None):
         sampled = [*self.prompt._encode(self.texts.pop(0)), *self.prompt.stop_ids][:max_tokens]
         finish = "stop" if sampled[-1] in self.prompt.stop_ids else "length"
         return Sampled(sampled, [-0.5] * len(sampled), [0] * len(sampled), finish, 0.0)

@@ -156,7 +156,12 @@ plan.TRAIN, plan.UNSEEN, plan.CHALLENGE = (replace(scenarios.TRAIN[0], evaluate=
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (WRONG_SOLUTION, "the reference solution of addressCity_1 fails ['the answer is right'"),
+        # of the small world every solution was played when it was built: in the default run it would be told
+        pytest.param(
+            WRONG_SOLUTION,
+            "the reference solution of addressCity_1 fails ['the answer is right'",
+            marks=pytest.mark.slow,
+        ),
         (PAID_FOR_NOTHING, "doing nothing in addressCity_1 passes ['anything will do']"),
     ],
     ids=["a wrong solution", "a reward for nothing"],

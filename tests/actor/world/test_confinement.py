@@ -106,7 +106,7 @@ def test_no_shell_is_started(worlds, as_root):
 
 def test_nobody_can_be_signalled(worlds, as_root):
     mine = os.getpid()
-    for target in (mine, 1, -1, worlds.host._host.process.pid):
+    for target in (mine, 1, -1, worlds.host._host.process.process.pid):
         assert attempt(worlds, f"m['posix'].kill({target}, 0)").startswith("refused PermissionError")
 
 

@@ -68,10 +68,26 @@ def test_a_few_look_around_look_an_api_up_or_forget_their_token_and_mend_it(line
     assert not any(line["right"] for line, _ in slipped)
 
 
-def test_the_same_seed_gives_the_same_lines(lines, world_root, tmp_path):
+def same_but_for_the_verdicts(lines, again):
+    return [json.loads(line) for line in again.read_text().splitlines()] == [
+        {**line, "success": None} for line in lines
+    ]
+
+
+def test_the_same_seed_gives_the_same_lines(world_root, tmp_path):
+    first, again = tmp_path / "first.jsonl", tmp_path / "again.jsonl"
+    demonstrate(world_root, first, count=12, seed=1, graded=True)
+    demonstrate(world_root, again, count=12, seed=1)
+    lines = [json.loads(line) for line in first.read_text().splitlines()]
+    assert {line["success"] for line in lines} <= {True, False}
+    assert len(lines) == 12
+    assert same_but_for_the_verdicts(lines, again)
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_lines_of_every_task(lines, world_root, tmp_path):
     demonstrate(world_root, tmp_path / "again.jsonl", count=300, seed=1)
-    again = [json.loads(line) for line in (tmp_path / "again.jsonl").read_text().splitlines()]
-    assert again == [{**line, "success": None} for line in lines]
+    assert same_but_for_the_verdicts(lines, tmp_path / "again.jsonl")
 
 
 def test_what_cannot_be_written_or_asked_for_is_refused(world_root, tmp_path):

@@ -10,13 +10,15 @@ from types import SimpleNamespace
 from actor.world.client import WorldHost
 from actor.world.config import WorldConfig
 from actor.world.transport import ready
+from actor.world.warm_host import WarmHost
 
 
 def test_every_opening_reaches_a_host_that_reads_later():
     async def scenario():
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         host = WorldHost(WorldConfig(), Path("python"), Path("root"))
-        host._host = SimpleNamespace(sock=ours, alive=True)
+        host._host = WarmHost(Path("python"), {"scratch": "scratch"}, required=False)
+        host._host.process = SimpleNamespace(sock=ours, alive=True)
         arrived = []
         with ours, theirs:
             ours.setblocking(False)

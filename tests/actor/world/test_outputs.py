@@ -9,8 +9,9 @@ import pytest
 from mixed_plays import mixed, small_root
 from test_equality import unmodified
 
+from actor.engine import RequestFailure
 from actor.evaluation import Job, Parts, Records, Terms, play_all
-from actor.policy import RequestFailure, Sampled
+from actor.policy import Sampled
 from actor.world.client import WorldHost
 from actor.world.cross_check import OfficialVerdict, differences
 from actor.world.outputs import Played, outputs_folder, prepare_outputs, write_outputs
@@ -29,6 +30,8 @@ def logging_host(worlds, world_config, appworld_python):
 class Script:
     """Policy and prompt in one: the cells of each task, a turn each. A token is a task's number and a turn's."""
 
+    freed_share = None
+
     def __init__(self, plays):
         self.tasks, self.plays = list(plays), plays
 
@@ -36,6 +39,9 @@ class Script:
         return [self.tasks.index(supervisor.task_id)]
 
     def observation(self, text, room, *, stopped=True):
+        return [-1]
+
+    def stub(self, *, stopped=True):
         return [-1]
 
     def code(self, sampled_ids):
@@ -52,7 +58,7 @@ class Script:
     def episode(self):
         return contextlib.nullcontext()
 
-    async def generate(self, ids, *, temperature, max_tokens, pinned=None):
+    async def generate(self, ids, *, temperature, max_tokens, pinned=None, max_seconds=None):
         return Sampled([1000 * ids[0] + ids.count(-1)], [-0.5], [3], "stop")
 
 

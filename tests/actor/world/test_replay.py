@@ -69,6 +69,22 @@ def assert_same(result, trajectory):
     assert result.turns == len(trajectory.turns)
 
 
+def test_an_episode_of_several_contexts_comes_out_again_and_reads_as_one(worlds):
+    prompt = recording.make_prompt(PromptConfig(long_context="stub", stub_share=0.3))
+    texts = [*(f"print('word {n} ' * 30)" for n in range(8)), FINISH]
+    whole = played(worlds, recording.make_prompt(), texts, max_turn_tokens=60)
+    room = int(whole.turns[5][0])  # of the opening and five turns
+    trajectory = played(worlds, prompt, texts, max_turn_tokens=60, max_context_tokens=room)
+    assert len(trajectory.contexts) > 1
+    assert "stubs" in trajectory.tags
+    assert_same(replayed(worlds, prompt, trajectory), trajectory)
+    read = decode(trajectory, prompt)
+    assert [turn.code for turn in read.turns] == texts
+    assert all(f"word {n} word {n}" in turn.observation for n, turn in enumerate(read.turns[:8]))
+    assert all("taken out" not in turn.observation for turn in read.turns[:8])
+    assert whole.transcript[0].tolist() == trajectory.transcript[0].tolist()
+
+
 @pytest.mark.parametrize("story", STORIES)
 def test_what_an_actor_recorded_comes_out_again(worlds, prompt, story):
     trajectory = played(worlds, prompt, STORIES[story])

@@ -133,7 +133,7 @@ def test_what_no_honest_cell_does_is_flagged(worlds, code):
         verdict, _ = hacked(worlds, code)
     assert (verdict.reward, verdict.tampered) == (0.0, True)
     assert verdict.reason
-    assert [entry["reason"] for entry in logs if entry["event"] == "world_tampered"] == [verdict.reason]
+    assert [entry["reason"] for entry in logs if entry["event"] == "tampering_found"] == [verdict.reason]
 
 
 @pytest.mark.parametrize("name", ["list_the_states", "a_frame_that_is_none"])

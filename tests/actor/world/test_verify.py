@@ -159,6 +159,7 @@ def test_what_holds_no_solution_is_said_not_to_be_verified():
     ]
 
 
+@pytest.mark.slow
 def test_a_build_refuses_a_task_whose_tests_accept_what_they_must_not(appworld_python, tmp_path):
     _, done = plant(appworld_python, tmp_path, trying={"wrong": None, "own": 3, "other": 0}, train=1)
     assert done.returncode == 1, done.stderr

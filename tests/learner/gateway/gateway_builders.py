@@ -15,7 +15,7 @@ from common.keys import actor_keys, new_keys
 from common.link import ActorLink
 from common.messages import PROTOCOL_VERSION, Ack, Hello, Lease, LeaseGrant, LeaseRequest, Trajectory
 from common.prompt import PromptConfig, form_digest
-from common.wire import schema_digest
+from common.wire import encode, schema_digest
 from learner.gateway import books
 from learner.gateway.draw import RolloutConfig, TaskDraw
 from learner.gateway.evaluation import EvaluationConfig, EvaluationLists
@@ -95,6 +95,16 @@ def make_trajectory(
         engine_seconds=0.5,
         world_seconds=0.25,
     )
+
+
+def arrive(run: RunState, count: int) -> list[str]:
+    """So many leases granted and answered; their ids."""
+    leases, _ = run.book.grant("actor-0", count, now=0.0)
+    for lease in leases:
+        trajectory = make_trajectory(lease)
+        assert run.inbox.receive("actor-0", trajectory, encode(trajectory)).outcome == "ok"
+    run.commit()
+    return [lease.lease_id for lease in leases]
 
 
 def make_hello(actor: str = "actor-0", *, held: Sequence[str] = (), **changes: object) -> Hello:

@@ -1,4 +1,4 @@
-"""A client written from PROTOCOL.md alone: pyzmq, msgpack and struct, nothing of ours. It works with a real gateway."""
+"""A client written from protocol.md alone: pyzmq, msgpack and struct, nothing of ours. It works with a real gateway."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from test_process import Process
 
 from learner.gateway.trainer_port import TrainerPort
 
-PROTOCOL = Path(__file__).resolve().parents[3] / "common" / "PROTOCOL.md"
+PROTOCOL = Path(__file__).resolve().parents[3] / "common" / "docs" / "protocol.md"
 
 
 def figure(name: str) -> str:

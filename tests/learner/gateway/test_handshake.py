@@ -72,8 +72,8 @@ def test_an_actor_with_another_prompt_is_refused_by_a_line_that_says_what_differ
     refused = reception.answer("actor-0", b"r1", encode(hello))
     assert isinstance(refused, Refused)
     assert refused.reason == (
-        "the prompt is 'react, thinking off, observation_tokens 3000' there, 'react, thinking off, "
-        "observation_tokens 2000' here: give both sides the same section prompt"
+        "the prompt is 'react, thinking off, observation_tokens 3000, long_context end' there, 'react, thinking off, "
+        "observation_tokens 2000, long_context end' here: give both sides the same section prompt"
     )
     ours = make_hello(prompt=str(run.prompt), prompt_digest=form_digest(run.prompt))
     assert isinstance(reception.answer("actor-0", b"r1", encode(ours)), Welcome)

@@ -5,7 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from gateway_builders import make_run, make_trajectory, the_books
+from gateway_builders import arrive, make_run, make_trajectory, the_books
 
 from common.errors import RunError, UsageError
 from common.wire import encode
@@ -19,15 +19,6 @@ def publish(run: RunState, version: int, step: int | None = None) -> None:
     run.ledger.publish(made, 0, 0)
     run.publish(made)
     run.commit()
-
-
-def arrive(run: RunState, count: int) -> list[str]:
-    leases, _ = run.book.grant("actor-0", count, now=0.0)
-    for lease in leases:
-        trajectory = make_trajectory(lease)
-        assert run.inbox.receive("actor-0", trajectory, encode(trajectory)).outcome == "ok"
-    run.commit()
-    return [lease.lease_id for lease in leases]
 
 
 def test_reopening_restores_leases_groups_draw_and_version(tmp_path: Path):

@@ -307,9 +307,49 @@ class WorldWithOptions(World):
             assert 2 <= group.sampling.max_turns <= 7
 
 
-for machine in (World, WorldWithOptions):
+class WorldThatCarries(World):
+    """Groups that a step goes without go on, and nobody waits for ever."""
+
+    settings = SETTINGS | {"straggler_share": 0.6, "stragglers": "carry", "groups_per_step": 2}
+
+    @rule()
+    def gateway_crashes(self) -> None:
+        """It knows what is carried."""
+        before = [(group.group_id, group.carried) for group in self.run.book.groups]
+        super().gateway_crashes()
+        assert [(group.group_id, group.carried) for group in self.run.book.groups] == before
+
+    @invariant()
+    def no_more_is_out_than_the_bound_allows_and_what_is_carried(self) -> None:
+        live = sum(group.purpose == "train" for group in self.run.book.groups)
+        assert live <= 2 * (BOUND + 2) + self.brought_back
+        assert (
+            sum(group.state == "open" and group.carried > 0 for group in self.run.book.groups) <= 2 + self.brought_back
+        )
+
+    @precondition(lambda self: not self.unsaid and not self.in_hand and len(self.steps) < SETTINGS["steps"])
+    @rule()
+    def what_is_out_ends_and_the_step_has_its_groups(self) -> None:
+        """However things stand: every episode under way ends, further ones begin and end, and a step is handed out."""
+        for _ in range(20):
+            for actor in ACTORS:
+                self.actor_restarts(actor, forgets=False)
+                self.lease(actor, 20)
+                for number, lease_id in enumerate(sorted(self.held[actor])):
+                    lease = self.held[actor].pop(lease_id)
+                    self.send(
+                        actor, make_trajectory(lease, actor=actor, version=self.run.policy_version, reward=number % 2)
+                    )
+            self.ask_for_groups()
+            if self.in_hand:
+                return
+        raise AssertionError(self.run.book.missing_groups())
+
+
+for machine in (World, WorldWithOptions, WorldThatCarries):
     machine.TestCase.settings = settings(
         max_examples=25, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
     )
 test_the_promises_hold_in_any_history = World.TestCase
 test_they_hold_with_groups_replaced_and_tasks_left_out = WorldWithOptions.TestCase
+test_they_hold_with_groups_carried_over = WorldThatCarries.TestCase

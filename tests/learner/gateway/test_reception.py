@@ -109,6 +109,16 @@ def test_an_actor_may_ask_for_all_task_ids_of_the_run(tmp_path):
     desk.run.close()
 
 
+def test_an_actor_without_a_key_is_known_by_its_hello_while_the_disk_is_full_too(desk):
+    def said(message):
+        return desk.reception.answer_when_full("", b"r0", encode(message), "room on the disk")
+
+    assert isinstance(said(make_hello()), Welcome)
+    assert said(LeaseRequest(count=1)).waiting_for == "room on the disk"
+    (peer,) = desk.reception.peers.present
+    assert peer.name == "actor-0"
+
+
 def test_a_run_of_more_tasks_than_actors_are_told_of_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("learner.gateway.run_state.MOST_TASK_IDS", 2)
     with pytest.raises(UsageError, match="have 3 tasks in all, at most 2 are allowed"):

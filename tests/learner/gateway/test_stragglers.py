@@ -154,6 +154,52 @@ def test_members_too_old_to_be_trained_on_are_not_counted_as_in():
     assert [states(group, lease)[1] for lease in leases] == ["stale", "stale", "", "", "", "straggler"]
 
 
+def outrun(*, arrived: int, version: int, bound: int = 1, **changes: object) -> tuple[LeaseBook, list[Lease]]:
+    """A book whose first group has `arrived` of 6 in, from version 0; others are complete: the step has its groups."""
+    options = {"groups_per_step": 1, "group_size": 6, "staleness_bound": bound, "straggler_share": 0.9, **changes}
+    book = make_book(**options)
+    leases, _ = book.grant("a", 12, now=0.0)
+    arrive(book, leases[:arrived])
+    book.policy_version = version
+    arrive(book, leases[6:])
+    return book, leases
+
+
+def test_a_group_that_has_enough_goes_into_the_last_step_that_may_have_it():
+    book, leases = outrun(arrived=5, version=1)
+    (group,) = book.take(2)
+    assert (group.group_id, len(group.survivors)) == ("g000000", 5)
+    assert states(group, leases[5]) == ("dropped", "straggler")
+    assert [ready.group_id for ready in book.in_state("ready")] == ["g000001"], "younger, it keeps for the next step"
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ({"arrived": 5, "version": 0}, "it may come into a later step"),
+        ({"arrived": 3, "version": 1}, "it has not enough"),
+        ({"arrived": 5, "version": 1, "straggler_share": 1.0}, "the rule is off"),
+        ({"arrived": 5, "version": 1, "straggler_members": 6}, "it may not be cut"),
+    ],
+)
+def test_otherwise_a_group_that_others_have_outrun_is_let_be(case, why):
+    book, leases = outrun(**case)
+    (group,) = book.take(book.policy_version + 1)
+    assert group.group_id == "g000001", why
+    assert states(next(iter(book.in_state("open"))), leases[5]) == ("leased", ""), why
+
+
+def test_a_group_is_not_closed_to_save_fewer_than_it_waits_for():
+    book = make_book(groups_per_step=1, group_size=6, staleness_bound=1, straggler_share=0.9)
+    leases, _ = book.grant("a", 12, now=0.0)
+    arrive(book, leases[:1])
+    book.policy_version = 1
+    arrive(book, leases[1:4])
+    arrive(book, leases[6:])
+    (group,) = book.take(2)
+    assert group.group_id == "g000001", "one of its four would be too old at the next step, and two are awaited"
+
+
 @pytest.mark.parametrize(("size", "least"), [(2, 2), (3, 2), (4, 3), (6, 4), (8, 6)])
 def test_two_thirds_of_a_group_stay_unless_said_otherwise_and_never_fewer_than_two(size, least):
     assert make_config(group_size=size).least_members == least

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gateway_builders import make_run, make_trajectory
+from gateway_builders import arrive, make_run
 
-from common.wire import decode, encode
+from common.wire import decode
 from learner.gateway import books
 from learner.gateway.ledger import open_database
 from learner.gateway.run_state import RunState
@@ -47,22 +47,13 @@ def publish(run: RunState, step: int, consumed=(), dropped=None, digest: str = "
     return ask(run, message)
 
 
-def arrive(run: RunState, count: int = 2) -> list[str]:
-    leases, _ = run.book.grant("actor-0", count, now=0.0)
-    for lease in leases:
-        trajectory = make_trajectory(lease)
-        assert run.inbox.receive("actor-0", trajectory, encode(trajectory)).outcome == "ok"
-    run.commit()
-    return [lease.lease_id for lease in leases]
-
-
 def begin(run: RunState) -> None:
     ask(run, TrainerHello(resume=None))
     publish(run, 0)
 
 
 def step(run: RunState, number: int) -> list[str]:
-    ids = arrive(run)
+    ids = arrive(run, 2)
     ask(run, NextGroups(step=number))
     assert publish(run, number, ids) == Noted()
     return ids
@@ -79,7 +70,7 @@ def test_a_trainer_of_a_new_run_is_welcomed_with_its_name(run):
 def test_groups_come_as_the_frames_that_arrived(run):
     begin(run)
     assert isinstance(ask(run, NextGroups(step=1)), NotYet)
-    ids = arrive(run)
+    ids = arrive(run, 2)
     answer, blobs = ask(run, NextGroups(step=1))
     assert [group.trajectory_ids for group in answer.groups] == [tuple(ids)]
     assert [decode(blob).trajectory_id for blob in blobs] == ids
@@ -87,7 +78,7 @@ def test_groups_come_as_the_frames_that_arrived(run):
 
 def test_publishing_tells_actors_once_and_may_be_said_twice(run):
     begin(run)
-    ids = arrive(run)
+    ids = arrive(run, 2)
     ask(run, NextGroups(step=1))
     run.news.clear()
     assert publish(run, 1, ids) == Noted()
@@ -100,7 +91,7 @@ def test_publishing_tells_actors_once_and_may_be_said_twice(run):
 def test_a_trainer_killed_before_it_saved_gets_the_same_groups_again(run):
     begin(run)
     step(run, 1)
-    ids = arrive(run)
+    ids = arrive(run, 2)
     first = ask(run, NextGroups(step=2))
     ask(run, TrainerHello(resume=Resume(policy_version=1, step=1, consumed=())))
     assert state_of(run, ids) == {"received"}
@@ -109,7 +100,7 @@ def test_a_trainer_killed_before_it_saved_gets_the_same_groups_again(run):
 
 def test_a_trainer_killed_between_saving_and_publishing_trains_nothing_twice(run):
     begin(run)
-    ids = arrive(run)
+    ids = arrive(run, 2)
     ask(run, NextGroups(step=1))
     welcome = ask(run, TrainerHello(resume=Resume(policy_version=1, step=1, consumed=tuple(ids))))
     assert (welcome.policy_version, welcome.step) == (0, 1)

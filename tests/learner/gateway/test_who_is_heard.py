@@ -89,9 +89,9 @@ def test_a_link_without_keys_works_and_says_so_on_both_sides(tmp_path: Path) -> 
                 files = FileLink(link, None)
                 assert (await files.fetch(0, "manifest.json", 0, 100)).error.startswith("version 0 is not there")
                 await files.close()
-                await told(logs, "INSECURE_LINK")
-                await until(lambda: named(logs, "INSECURE_LINK", "learner.gateway.service"))
-        assert named(logs, "INSECURE_LINK", "common.link")[0]["reason"].endswith("loopback alone")
+                await told(logs, "insecure_link")
+                await until(lambda: named(logs, "insecure_link", "learner.gateway.service"))
+        assert named(logs, "insecure_link", "common.link")[0]["reason"].endswith("loopback alone")
 
     run_within(check())
 
@@ -181,7 +181,7 @@ def test_an_actor_whose_new_key_is_unusable_says_so_and_keeps_the_one_it_has(tmp
                 for connection in gateway._guard._connections.open:
                     connection.tap.cut()
                 await actor.request(LeaseRequest(count=1))
-            assert "lets others read" in named(logs, "keys_unreadable", "common.keys")[0]["error"]
+            assert "lets others read" in named(logs, "keys_unreadable", "common.keys")[0]["reason"]
 
     run_within(check())
 

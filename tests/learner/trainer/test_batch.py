@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from trainer_building import make_trajectory, random_trajectory
 
 from learner.trainer.advantage import Scored
-from learner.trainer.batch import batches, make_batch, make_micro_batch, pack
+from learner.trainer.batch import batches, make_batch, make_micro_batch, pack, used_tokens
 from learner.trainer.config import BatchConfig
 
 
@@ -32,6 +32,23 @@ def test_two_trajectories_lie_end_to_end_up_to_their_last_sampled_token():
     assert micro.turns.tolist() == [0, 0, 1, 2]
     assert micro.trajectories.tolist() == [0, 0, 0, 1]
     assert micro.versions.tolist() == [3, 3, 4, 5]
+
+
+def test_each_context_of_a_trajectory_is_a_sequence_of_its_own_and_all_are_one_trajectory():
+    tokens = [1, 2, 3, 4, 5, 9, *(1, 2, 3, 9, 7, 8, 6, 5)]
+    long = make_trajectory("g1.0.0", tokens=tokens, turns=((2, 4), (11, 13)), repeats=((6, 10),), version=[3, 3, 4, 4])
+    short = make_trajectory("g1.1.0", tokens=(11, 12, 13), turns=((1, 3),), version=5)
+    micro = make_micro_batch([Scored(long, 0.5), Scored(short, -1.0)])
+    assert micro.lengths == (3, 6, 2)
+    assert micro.tokens.tolist() == [1, 2, 3, 1, 2, 3, 9, 7, 8, 11, 12]
+    assert micro.positions.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 0, 1]
+    assert micro.targets.tolist() == [3, 4, 8, 6, 12, 13]
+    assert micro.predicting.tolist() == [1, 2, 7, 8, 9, 10]
+    assert micro.turns.tolist() == [0, 0, 1, 1, 2, 2]
+    assert micro.trajectories.tolist() == [0, 0, 0, 0, 1, 1]
+    assert micro.versions.tolist() == [3, 3, 4, 4, 5, 5]
+    assert [used_tokens(Scored(one, 1.0)) for one in (long, short)] == [9, 2]
+    assert make_batch([Scored(long, 0.5), Scored(short, -1.0)], 8).totals.trajectories == 2
 
 
 def test_an_empty_turn_gets_no_number():

@@ -45,6 +45,15 @@ def test_a_trajectory_that_may_not_be_trained_on_is_dropped_with_its_reason(reas
     assert [len(group.members) for group in groups] == [2]
 
 
+def test_each_context_has_the_models_positions_to_itself():
+    options = {"turns": ((30, 31), (70, 72)), "repeats": ((40, 60),), "version": 5}
+    members = [make_trajectory(f"g1.{k}.0", tokens=range(80), **options) for k in range(2)]
+    assert admit([GroupRecord("g1", "t", members)], LIMITS)[1] == {}
+    options["repeats"] = ((60, 65),)
+    members = [make_trajectory(f"g1.{k}.0", tokens=range(80), **options) for k in range(2)]
+    assert set(admit([GroupRecord("g1", "t", members)], LIMITS)[1].values()) == {"too_long"}
+
+
 def test_the_last_survivor_of_a_group_has_no_baseline_and_is_dropped():
     members = [make_trajectory("g1.0.0", version=5), make_trajectory("g1.1.0", version=1)]
     groups, dropped = admit([GroupRecord("g1", "t", members)], LIMITS)

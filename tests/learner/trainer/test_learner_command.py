@@ -15,10 +15,12 @@ from common.cli import main
 from common.config import RunConfig, load
 from common.errors import RunError
 from common.metrics import MetricsReader
+from common.notify import Notifier
 from common.processes import Children
 from learner import parent
 from learner.cli import SECTIONS
 from learner.parent import _failure
+from learner.vigil import Vigil
 
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_SECONDS = 240
@@ -225,7 +227,7 @@ def start_children(tmp_path):
 def test_a_trainer_that_lets_go_after_the_gateway_has_ended_well(tmp_path, start_children):
     children = start_children(gateway="pass", trainer="import time; time.sleep(1)")
     metrics = MetricsReader(tmp_path / "metrics.jsonl")
-    assert parent._wait_for_end(RunConfig(folder=tmp_path), children, metrics, [])
+    assert parent._wait_for_end(RunConfig(folder=tmp_path), children, Vigil(Notifier()), metrics, [])
 
 
 def test_a_trainer_that_goes_on_without_its_gateway_is_a_failure(tmp_path, start_children, monkeypatch):
@@ -233,7 +235,7 @@ def test_a_trainer_that_goes_on_without_its_gateway_is_a_failure(tmp_path, start
     children = start_children(gateway="pass", trainer="import time; time.sleep(60)")
     metrics = MetricsReader(tmp_path / "metrics.jsonl")
     with pytest.raises(RunError, match="the gateway ended with exit code 0"):
-        parent._wait_for_end(RunConfig(folder=tmp_path), children, metrics, [])
+        parent._wait_for_end(RunConfig(folder=tmp_path), children, Vigil(Notifier()), metrics, [])
 
 
 @pytest.mark.parametrize(("patience", "named"), [(60.0, "trainer rank 1 was ended by SIGKILL"), (0.0, "exit code 3")])
@@ -246,4 +248,4 @@ def test_a_rank_that_lost_another_is_not_the_cause(tmp_path, start_children, mon
     )
     metrics = MetricsReader(tmp_path / "metrics.jsonl")
     with pytest.raises(RunError, match=named):
-        parent._wait_for_end(RunConfig(folder=tmp_path), children, metrics, [])
+        parent._wait_for_end(RunConfig(folder=tmp_path), children, Vigil(Notifier()), metrics, [])

@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from trainer_building import make_model_folder, random_trajectory
+from trainer_building import make_model_folder, make_trajectory, random_trajectory
 from transformers import AutoModelForCausalLM
 
 from common.errors import UsageError
@@ -88,6 +88,25 @@ def test_a_trajectory_sees_nothing_of_its_neighbours(folder):
             log_probs = torch.log_softmax(plain(ids[None]).logits[0, :-1].double(), -1)
         expected = log_probs.gather(-1, ids[1:, None])[:, 0][torch.tensor(trajectory.sampled[1:])]
         torch.testing.assert_close(own.double(), expected, rtol=0, atol=2e-5)
+
+
+def test_a_context_sees_nothing_of_the_one_before_it(folder):
+    """Log-probs of each context are those of transformers' own attention on its tokens alone."""
+    policy = load(folder)
+    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    tokens = np.random.default_rng(4).integers(300, size=90)
+    turns, repeats = ((5, 9), (20, 30), (61, 64), (70, 80)), ((33, 60),)
+    trajectory = make_trajectory(tokens=tokens, turns=turns, repeats=repeats)
+    (micro,) = make_batch([Scored(trajectory, 1.0)], 10**6).micro_batches
+    with torch.no_grad():
+        found = policy.log_probs(micro, 4096, entropy=False)[0]
+        expected = []
+        for begin, end in trajectory.contexts:
+            ids = torch.tensor(tokens[begin:end].astype(np.int64))
+            log_probs = torch.log_softmax(plain(ids[None]).logits[0, :-1].double(), -1)
+            own = log_probs.gather(-1, ids[1:, None])[:, 0]
+            expected.append(own[torch.tensor(trajectory.sampled[begin + 1 : end])])
+    torch.testing.assert_close(found.double(), torch.cat(expected), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("training", ["full", "lora"])

@@ -1,0 +1,1 @@
+"""What a run did, on one page: reads a run folder, writes one HTML file."""
