@@ -17,7 +17,7 @@ import zmq.asyncio
 
 from common.log import Reminder, about_nothing, get_logger
 from common.messages import Message, Unreadable
-from common.sockets import connection_events
+from common.sockets import close_client, connection_events
 from common.tcp import Tap, wire_bytes
 from common.wire import decode
 
@@ -99,7 +99,7 @@ class Channel:
         for task in self._tasks:
             task.cancel()
         self._drop_tap()
-        self._socket.close(linger=0)
+        close_client(self._socket)
 
     async def _read(self) -> None:
         while True:

@@ -17,7 +17,7 @@ from common.config import LinkConfig
 from common.errors import UsageError
 from common.finding import Check, Finding, error, lacking, ok
 from common.keys import ActorKeys, actor_keys, fingerprint
-from common.sockets import client_socket, connection_events
+from common.sockets import client_socket, close_client, connection_events
 
 REACH_SECONDS = 5.0
 # of ZMTP 3's greeting of 64 bytes: signature and version; the other side then says all of its own
@@ -86,7 +86,7 @@ async def _handshake(endpoint: str, keys: ActorKeys | None) -> tuple[str, str]:
     except TimeoutError:
         pass
     finally:
-        client.close(linger=0)
+        close_client(client)
         context.destroy(linger=0)
     return "silent", ""
 

@@ -7,7 +7,6 @@ insecure link (loopback alone) has no keys, and nobody to vouch for a name.
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -49,7 +48,7 @@ def client_socket(
 ) -> zmq.asyncio.Socket:
     """A DEALER that speaks to the learner's key alone; at most `queued` messages wait in each direction.
 
-    Without keys it is insecure: anybody may answer.
+    Without keys it is insecure: anybody may answer. End it with `close_client`.
 
     Raises:
         UsageError: an endpoint that cannot be one.
@@ -65,10 +64,22 @@ def client_socket(
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
-        socket.disable_monitor()
-        socket.close()
+        close_client(socket)
         raise UsageError(f"{endpoint}: cannot be connected to: {error.strerror}; see link.host, link.port") from None
     return socket
+
+
+def close_client(socket: zmq.asyncio.Socket) -> None:
+    """Close a `client_socket`, in the one order that is safe.
+
+    libzmq's thread, which serves all sockets of the context, waits for ever to tell an event to a monitor whose reader
+    is gone: the monitor ends while its reader is there, then the reader, then what was monitored.
+    """
+    if not socket.closed:
+        monitor = socket.get_monitor_socket(WATCHED)  # the one that is there
+        socket.disable_monitor()
+        monitor.close(linger=0)
+        socket.close(linger=0)
 
 
 def server_socket(
@@ -131,7 +142,7 @@ class ConnectionEvent:
 
 
 async def connection_events(socket: zmq.asyncio.Socket) -> AsyncGenerator[ConnectionEvent, None]:
-    """What a client's monitor tells, until cancelled."""
+    """What the monitor of a `client_socket` tells, until cancelled or `close_client`."""
     names: dict[int, str] = {
         zmq.EVENT_CONNECTED: "connected",
         zmq.EVENT_HANDSHAKE_SUCCEEDED: "succeeded",
@@ -139,18 +150,13 @@ async def connection_events(socket: zmq.asyncio.Socket) -> AsyncGenerator[Connec
         zmq.EVENT_HANDSHAKE_FAILED_AUTH: "key_refused",
     }
     monitor = socket.get_monitor_socket(WATCHED)
-    try:
-        while True:
-            event = await recv_monitor_message(monitor)
-            what = names.get(event["event"], "failed")
-            if what == "key_refused" and event["value"] != KEY_REFUSED:
-                what = "failed"
-            reason = why_failed(event["event"], event["value"], server=False) if what == "failed" else ""
-            yield ConnectionEvent(what, event["value"], reason)
-    finally:
-        with contextlib.suppress(zmq.ZMQError):
-            socket.disable_monitor()
-        monitor.close(linger=0)
+    while True:
+        event = await recv_monitor_message(monitor)
+        what = names.get(event["event"], "failed")
+        if what == "key_refused" and event["value"] != KEY_REFUSED:
+            what = "failed"
+        reason = why_failed(event["event"], event["value"], server=False) if what == "failed" else ""
+        yield ConnectionEvent(what, event["value"], reason)
 
 
 def why_failed(event: int, value: int, *, server: bool) -> str:

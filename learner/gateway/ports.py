@@ -71,12 +71,12 @@ async def listening(folder: Path, link: LinkConfig) -> AsyncIterator[Sockets]:
         yield Sockets(actors, files, trainer, port, files_port, listed, guard, gate)
     finally:
         gate.cancel()
-        await asyncio.gather(gate, return_exceptions=True)
         gatekeeper.close()
         guard.close()
         for socket in sockets:
             socket.close(linger=0)
         context.destroy(linger=0)
+        await asyncio.gather(gate, return_exceptions=True)  # last: who is cancelled here has left nothing open
 
 
 def _bind(

@@ -20,6 +20,14 @@ from common.wire import decode, encode, schema_digest
 WELCOME = Welcome(run_id="r", policy_version=0, manifest_digest="ab", heartbeat_seconds=0.1, credit_bytes=1 << 20)
 REPLY = HeartbeatReply(policy_version=0, manifest_digest="ab", credit_bytes=1 << 20)
 BYE = Goodbye(reason="test")
+HELLO = Hello(
+    protocol=PROTOCOL_VERSION,
+    actor="actor-0",
+    instance="i0",
+    slots=4,
+    schema_digest=schema_digest(),
+    prompt_digest=form_digest(),
+)
 
 
 class Learner:
@@ -66,15 +74,7 @@ async def learner(keys: Path, answer, port: int = 0):
 @contextlib.asynccontextmanager
 async def actor(keys: Path, port: int, *, heartbeat_seconds: float = 0.1):
     config = LinkConfig(port=port, keys=keys, heartbeat_seconds=heartbeat_seconds, silence_intervals=3)
-    hello = Hello(
-        protocol=PROTOCOL_VERSION,
-        actor="actor-0",
-        instance="i0",
-        slots=4,
-        schema_digest=schema_digest(),
-        prompt_digest=form_digest(),
-    )
-    link = ActorLink(config, actor_keys(keys, "actor-0"), lambda: hello)
+    link = ActorLink(config, actor_keys(keys, "actor-0"), lambda: HELLO)
     try:
         yield link
     finally:

@@ -236,7 +236,7 @@ class ActorSocket:
     async def recv_multipart(self, flags=0, copy=True):
         return await self.inbox.get()
 
-    def close(self, linger=0):
+    def close(self):
         self.network.leave(self)
 
 
@@ -281,7 +281,11 @@ def in_memory(network: Network):
     def client_socket(_context, keys, endpoint, queued):
         return ActorSocket(network, keys.own.name, int(endpoint.rpartition(":")[2]), queued)
 
-    replacements = {"client_socket": client_socket, "connection_events": events_of}
+    replacements = {
+        "client_socket": client_socket,
+        "close_client": ActorSocket.close,
+        "connection_events": events_of,
+    }
     originals = {name: getattr(common.sockets, name) for name in replacements}
     with ExitStack() as stack:
         for module in list(sys.modules.values()):

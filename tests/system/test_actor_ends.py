@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from system.conftest import run_loop
+from system.conftest import assert_all_come_out_again
 from system.footprint import descendants, role_of
 from system.soaking import Soak
 
@@ -131,13 +131,6 @@ def assert_trained_once(soak, arrived):
     assert soak.read_books()["balanced"] is True
 
 
-def assert_graded_as_they_are(soak, world_root):
-    """Every trajectory that arrived comes out again, its grade with it: none is graded 0 for what ended under it."""
-    facts = json.loads(run_loop("replay", soak.run, "--all", "--json", "--world.root", world_root).stdout)
-    assert facts["replayed"] == facts["same"] > 0
-    assert facts["trajectories"] == []
-
-
 def engine_is_killed(soak):
     actor, engine = soak.processes["actor"].pid, the(soak, "engine")
     arrived = {name for (name,) in rows(soak.run, "SELECT trajectory_id FROM trajectories")}
@@ -223,7 +216,7 @@ def test_a_run_goes_on_without_its_engine_grader_or_world_host_and_its_actor_lea
         seconds = actor_is_told_to_leave(soak)
         print({"episodes_failed_with_the_host": failed, "seconds_to_leave": round(seconds, 1)})
         assert soak.read_books()["balanced"] is True
-    assert_graded_as_they_are(soak, world_root)
+    assert assert_all_come_out_again(soak.run, world_root) > 0  # none is graded 0 for what ended under it
 
 
 def leaves_while_its_engine_starts(soak):

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from system.conftest import run_loop
+from system.conftest import assert_all_come_out_again, run_loop
 
 from common.checkpoint import folder_of, published_versions, read_manifest, verify
-from common.journal import Journal
 from common.messages import Trajectory
 from common.prompt import Prompt
 from common.segments import Place, read_frame
@@ -172,11 +171,7 @@ def test_the_last_version_gives_the_probes_log_probs_in_transformers_and_in_vllm
 
 
 def test_every_trajectory_of_the_run_comes_out_again(finished_run, world_root):
-    facts = json.loads(run_loop("replay", finished_run, "--all", "--json", "--world.root", world_root).stdout)
-    recorded = sum(1 for _ in Journal(finished_run).places())
-    assert recorded >= 2 * 4 * 6 + 2 * 4
-    assert (facts["replayed"], facts["same"], facts["trajectories"]) == (recorded, recorded, [])
-    assert facts["damage"] == []
+    assert assert_all_come_out_again(finished_run, world_root) >= 2 * 4 * 6 + 2 * 4
 
 
 def test_its_behaviour_is_told_before_and_after(finished_run):
