@@ -27,8 +27,10 @@ from common.prompt_config import PromptConfig
 
 if TYPE_CHECKING:
     from actor.chosen_checkpoint import Chosen
-    from actor.evaluation import Finished, Job, Lost
+    from actor.engine_starts import EngineStarts
+    from actor.evaluation import Finished, Job, Lost, Records
     from actor.policy import Policy
+    from actor.world.client import WorldHost
     from common.checkpoint import Manifest
 
 USAGE = """usage: loop eval --checkpoint DIR|RUN[@VERSION] --dataset NAME [--temperature 0] [--rollouts N]
@@ -192,21 +194,59 @@ class Evaluation:
             **self._limits,
         }
 
-    async def _play(self, jobs: Sequence[Job], records: Any) -> list[Lost]:
-        from actor.engine import RequestFailure  # noqa: PLC0415
-        from actor.evaluation import Parts, Terms, play_all  # noqa: PLC0415 - as in `main`
+    async def _play(self, jobs: Sequence[Job], records: Records) -> list[Lost]:
+        """Worlds, and one life of the engine after another until all is played; what was lost in the last."""
+        from actor.engine import EngineFailure  # noqa: PLC0415 - as in `main`
+        from actor.engine_starts import EngineStarts  # noqa: PLC0415
+        from actor.evaluation import GOES_ON  # noqa: PLC0415
         from actor.world.client import WorldHost  # noqa: PLC0415
         from actor.world.install import appworld_python  # noqa: PLC0415
+
+        engine = self._loaded.section("actor", ActorConfig).engine
+        starts = EngineStarts(engine.starts, engine.settled_seconds)
+        told = Progress(len(jobs), list(records.finished.values()))
+        python = await asyncio.to_thread(appworld_python)
+        warming = asyncio.create_task(WorldHost.start(self._loaded["world"], python, self.root, log_calls=True))
+        try:
+            while True:
+                try:
+                    return await self._play_left(jobs, records, warming, starts, told)
+                except EngineFailure as failure:
+                    log.error("engine_failed", reason=str(failure), failures=starts.failures + 1)
+                    try:
+                        wait = starts.failed(failure)
+                    except RunError as too_often:
+                        raise RunError(f"{too_often}; {GOES_ON}") from failure
+                await asyncio.sleep(wait)
+        finally:
+            await _close(warming)
+
+    async def _play_left(
+        self,
+        jobs: Sequence[Job],
+        records: Records,
+        warming: asyncio.Task[WorldHost],
+        starts: EngineStarts,
+        told: Progress,
+    ) -> list[Lost]:
+        """What has no result yet, with an engine of its own. Raises EngineFailure: what is finished is kept."""
+        from actor.engine import EngineFailure, RequestFailure  # noqa: PLC0415 - as in `main`
+        from actor.evaluation import Parts, Terms, play_all  # noqa: PLC0415
         from common.messages import Sampling  # noqa: PLC0415
         from common.prompt import Prompt  # noqa: PLC0415
 
+        def on_finished(finished: Finished) -> None:
+            starts.finished()
+            told.add(finished)
+
         prompt = Prompt.load(self._chosen.full, self._loaded["prompt"])
-        actor: ActorConfig = self._loaded["actor"]
-        python = await asyncio.to_thread(appworld_python)
-        warming = asyncio.create_task(WorldHost.start(self._loaded["world"], python, self.root, log_calls=True))
-        policy: Policy | None = None
         try:
             policy = await self._start_policy(prompt.stop_ids)
+        except RunError as error:
+            if not starts.again:
+                raise
+            raise EngineFailure(str(error)) from error
+        try:
             terms = Terms(
                 out=self.out,
                 root=self.root,
@@ -215,15 +255,13 @@ class Evaluation:
                 sampling=Sampling(temperature=self._config.temperature, **self._limits),
                 longest=policy.context_tokens,
                 attempts=self._config.attempts,
-                at_once=actor.episodes,
+                at_once=self._loaded.section("actor", ActorConfig).episodes,
             )
-            told = Progress(len(jobs), list(records.finished.values()))
-            parts = Parts(policy, await warming, prompt, RequestFailure)
-            return await play_all(jobs, terms, records, parts, told.add)
+            parts = Parts(policy, await warming, prompt, RequestFailure, EngineFailure)
+            starts.working()
+            return await play_all(jobs, terms, records, parts, on_finished)
         finally:
-            if policy is not None:
-                await asyncio.to_thread(policy.stop)
-            await _close(warming)
+            await asyncio.to_thread(policy.stop)
 
     async def _start_policy(self, stop_ids: Sequence[int]) -> Policy:
         """The engine on the chosen version, held against its probe where it has one."""

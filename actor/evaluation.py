@@ -3,7 +3,8 @@
     jobs ─► `at_once` players ─► run_episode ─► outputs layout ─► a line of episodes.jsonl
 
 An episode counts when its line is on the disk, behind its outputs; an evaluation that is interrupted goes on with those
-that have none. What breaks around the policy is tried again, then the episode is lost and named, never counted.
+that have none. What breaks around the policy is tried again, then the episode is lost and named, never counted. An
+engine that fails ends this part; who owns it starts it again, and what is left is played.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from common.messages import Lease, Sampling
 log = get_logger(__name__)
 LEASE_SECONDS = 3600.0  # nobody waits for it
 IDENTITY, EPISODES = "evaluation.json", "episodes.jsonl"
+GOES_ON = "what is finished is kept: the same command goes on"
 
 
 @dataclass(frozen=True, order=True)
@@ -186,6 +188,7 @@ class Parts:
     worlds: RecordableWorlds
     prompt: Wording
     request_failure: type[Exception]  # one request's: the engine works on
+    engine_failure: type[Exception]  # the engine is dead or stuck
 
 
 async def play_all(
@@ -198,7 +201,8 @@ async def play_all(
     """Play the jobs that have no result yet; what was lost.
 
     Raises:
-        RunError: the engine is gone; what is finished is kept.
+        Exception: `parts.engine_failure`, when the engine is gone; what is finished is kept.
+        RunError: something else broke that is not the episodes'; likewise.
     """
     left: Iterator[Job] = iter([job for job in jobs if job not in records.finished])
     lost: list[Lost] = []
@@ -218,7 +222,7 @@ async def play_all(
             for _ in range(min(terms.at_once, len(jobs))):
                 group.create_task(player())
     except BaseExceptionGroup as errors:
-        raise _first(errors) from None
+        raise _first(errors, parts.engine_failure) from None
     return sorted(lost, key=lambda one: (one.task_id, one.rollout))
 
 
@@ -279,10 +283,10 @@ def _finished(job: Job, episode: Episode, attempts: int) -> Finished:
     )
 
 
-def _first(error: BaseException) -> BaseException:
+def _first(error: BaseException, engine_failure: type[Exception]) -> BaseException:
     """What lies at the bottom of groups of errors."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, RunError | UsageError) or not isinstance(error, Exception):
+    if isinstance(error, RunError | UsageError | engine_failure) or not isinstance(error, Exception):
         return error
-    return RunError(f"{type(error).__name__}: {error}; what is finished is kept: the same command goes on")
+    return RunError(f"{type(error).__name__}: {error}; {GOES_ON}")

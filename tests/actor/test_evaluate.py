@@ -87,7 +87,7 @@ def play(tmp_path, root, verdicts, *errors, attempts=2):
     records = Records(out, {"name": "e"})
     sampling = Sampling(temperature=0.0, max_turns=3, max_turn_tokens=9, max_context_tokens=99)
     terms = Terms(out, root, "e", 7, sampling, longest=99, attempts=attempts, at_once=1)
-    parts = Parts(AlwaysSays(*errors), worlds, CharacterPrompt(), RequestFailure)
+    parts = Parts(AlwaysSays(*errors), worlds, CharacterPrompt(), RequestFailure, EngineFailure)
     lost = asyncio.run(play_all(JOBS, terms, records, parts))
     return records, lost, worlds.opened
 
@@ -140,8 +140,8 @@ def test_a_task_that_cannot_be_had_at_all_is_not_tried_again(tmp_path, root):
 
 
 def test_an_evaluation_that_was_interrupted_goes_on_where_it_was(tmp_path, root):
-    with pytest.raises(RunError, match="EngineFailure: dead; what is finished is kept: the same command goes on"):
-        play(tmp_path, root, [RIGHT], EngineFailure("dead"))
+    with pytest.raises(RunError, match="ValueError: odd; what is finished is kept: the same command goes on"):
+        play(tmp_path, root, [RIGHT], ValueError("odd"))
     play(tmp_path, root, [RIGHT, RIGHT, RIGHT, RIGHT])
     file = tmp_path / "out" / EPISODES
     lines = file.read_text().splitlines(keepends=True)

@@ -1,9 +1,14 @@
 """`loop eval` for real: vLLM on a small policy, real worlds, AppWorld's own evaluation beside. Minutes long."""
 
 import json
+import os
+import signal
 
 import pytest
-from system.conftest import run_loop
+from system.conftest import run_loop, until
+from system.footprint import descendants, role_of
+
+from common.processes import Children
 
 
 def evaluated(model, world_root, out, *words):
@@ -49,3 +54,33 @@ def test_a_version_of_a_run_is_held_against_its_probe_and_evaluated(finished_run
     assert result["by_difficulty"].keys() == {"1"}
     assert result["appworld"]["agrees"] is True
     assert len(result["appworld"]["experiments"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_an_evaluation_whose_engine_is_killed_starts_it_again_and_loses_nothing(small_policy, world_root, tmp_path):
+    children, out = Children(), tmp_path / "out"
+    options = ("--config", "configs/tiny.yaml", "--world.root", world_root, "--out", out, "--json")
+    words = ["eval", "--checkpoint", small_policy, "--dataset", "test_normal", *options]
+    output = tmp_path / "eval.out"
+
+    def episodes():
+        file = out / "episodes.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    try:
+        process = children.start("eval", ["common.cli", *map(str, words)], output=output)
+        until(children, tmp_path, episodes)
+        (engine,) = (pid for pid in descendants([process.pid]) if role_of(pid) == "engine")
+        os.kill(engine, signal.SIGKILL)
+        until(children, tmp_path, children.ended)
+        assert children.ended() == {"eval": 0}
+    finally:
+        children.stop(8.0)
+    said = output.read_text()
+    assert said.count("engine_failed") == 1
+    result = json.loads(said.splitlines()[-1])
+    tasks = (world_root / "full" / "data" / "datasets" / "test_normal.txt").read_text().split()
+    assert (result["episodes"], result["lost"]) == (len(tasks), [])
+    assert sorted(one["task_id"] for one in episodes()) == sorted(tasks)
+    assert result["appworld"]["agrees"] is True

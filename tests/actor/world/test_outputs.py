@@ -9,7 +9,7 @@ import pytest
 from mixed_plays import mixed, small_root
 from test_equality import unmodified
 
-from actor.engine import RequestFailure
+from actor.engine import EngineFailure, RequestFailure
 from actor.evaluation import Job, Parts, Records, Terms, play_all
 from actor.policy import Sampled
 from actor.world.client import WorldHost
@@ -68,7 +68,7 @@ def play(worlds, host, root, out, plays):
     sampling = Sampling(temperature=0.0, max_turns=longest, max_turn_tokens=5, max_context_tokens=900)
     terms = Terms(out, root, "ours", 3, sampling, longest=900, attempts=1, at_once=3)
     records, script = Records(out, {"name": "ours"}), Script(plays)
-    parts = Parts(script, host, script, RequestFailure)
+    parts = Parts(script, host, script, RequestFailure, EngineFailure)
     assert worlds.run(play_all([Job(0, task_id) for task_id in plays], terms, records, parts)) == []
     return {one.task_id: one for one in records.finished.values()}
 
