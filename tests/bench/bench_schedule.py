@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # 97.5 %, by the number of seeds
-BOUNDS = (0, 1, 2, 4, 8)
+BOUNDS = (0, 1, 2, 4, 8, 16)
 ENGINE_SECONDS = 1200.0  # of training, for each engine that the trainer is matched to
 FIXED_SECONDS = 300.0
 
