@@ -40,6 +40,7 @@ MISSING = b"missing"  # in a credential: configs/systemd says so where the file 
 ACCESS_LIST = "system.posix_acl_access"  # attribute of a file
 ENTRY_OF_A_USER, HARMLESS_ENTRIES = 0x02, (0x01, 0x10)  # kinds of its entries; those of the owner and the mask
 REWRITTEN_SECONDS = 5.0  # between looks at every key file: a thousand take ten milliseconds
+UNKNOWN_SECONDS = 0.05  # between readings for keys that are not in the list: a flood of them costs 20 a second
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -154,6 +155,10 @@ def _name(entry: os.DirEntry[str]) -> str:
     return entry.name
 
 
+class NotReadNow(Exception):  # noqa: N818 - it names what happened
+    """Whether a key is listed cannot be said: ask again in `UNKNOWN_SECONDS`."""
+
+
 class KeyList:
     """The list as it stands on disk, read again as it changes, so that keys come and go without a restart."""
 
@@ -168,20 +173,30 @@ class KeyList:
         self._changes = 0
         self._folder_changed = self._folder_stamp()
         self._looked_at = self._read_at = clock()
+        self._unknown_at = -UNKNOWN_SECONDS + self._looked_at  # when it was read for a key that it does not have
 
     def name_of(self, public: bytes) -> str | None:
         """Who holds a key; None when it is not listed.
 
-        A removed key is unknown after a second, one whose file was overwritten after five; a new one is known at once
-        (a flood of unknown keys costs 20 readings a second).
+        A removed key is unknown after a second, one whose file was overwritten after five; a new one is known at once.
+
+        Raises:
+            NotReadNow: an unknown key, for which the list is not read: it was for another unknown one a moment ago.
+            UsageError: the list on disk cannot be read whole.
         """
-        if public == self._own:
-            return LEARNER
-        if public in self._names:
+        if self.holder(public) is None:
+            now = self._clock()
+            if now - self._unknown_at < UNKNOWN_SECONDS:
+                raise NotReadNow
+            self._unknown_at = now
+            self._read_if_older(0.0, whole=True)
+        elif public != self._own:
             self._read_if_older(1.0)
-        else:
-            self._read_if_older(0.05, whole=True)
-        return self._names.get(public)
+        return self.holder(public)
+
+    def holder(self, public: bytes) -> str | None:
+        """Who holds a key in the list as it was read last."""
+        return LEARNER if public == self._own else self._names.get(public)
 
     def has(self, name: str) -> bool:
         """Whether an actor's key is (still) listed, as of the last second."""
@@ -199,7 +214,7 @@ class KeyList:
         Raises UsageError as long as the list on disk cannot be read whole; the one before it holds.
         """
         now = self._clock()
-        if now - self._looked_at > seconds:
+        if now - self._looked_at >= seconds:
             self._looked_at, stamp = now, self._folder_stamp()
             if whole or self._wrong or stamp != self._folder_changed or now - self._read_at > REWRITTEN_SECONDS:
                 self._folder_changed, self._read_at = stamp, now
@@ -272,13 +287,15 @@ def _read(file: Path, remedy: str) -> bytes:
 
 
 def _write(file: Path, key: bytes, mode: int) -> None:
-    """The mode is set when the file is made, so a secret is at no moment readable by others."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    """Whole or not at all, for the list is read meanwhile. The mode is the file's from its beginning."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         os.write(descriptor, key + b"\n")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    draft.rename(file)
 
 
 def main(argv: Sequence[str]) -> int:

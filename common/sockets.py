@@ -19,7 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from common.config import is_loopback
 from common.errors import UsageError
-from common.keys import ActorKeys, KeyList, KeyPair, fingerprint
+from common.keys import ActorKeys, KeyList, KeyPair, NotReadNow, fingerprint
 from common.log import Reminder, get_logger
 from common.wire import MAX_MESSAGE_BYTES
 
@@ -168,7 +168,10 @@ def why_failed(event: int, value: int, *, server: bool) -> str:
             "it ended the handshake: its key is not the one in learner.public, or it speaks no CURVE, or is no learner"
         )
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-        return "the learner lets it in later: connections with this key came again and again, and said nothing"
+        return (
+            "the learner lets it in later: connections with this key came again and again and said nothing, "
+            "or its list of keys cannot be read now (its log has why)"
+        )
     if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
         return "one side speaks CURVE and the other does not: start both with --insecure, or neither"
     if value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
@@ -215,7 +218,10 @@ class Gatekeeper:
             name = "" if mechanism == b"NULL" and is_loopback(address.decode(errors="replace")) else None
         elif mechanism == b"CURVE" and domain == DOMAIN and len(credentials) == 1 and len(credentials[0]) == 32:
             public = z85.encode(credentials[0])
-            name = self._name_of(public)
+            try:
+                name = self._name_of(public)
+            except NotReadNow:
+                return [version, request_id, b"%d" % TRY_LATER, b"later", b"", b""]
             if name is None and self._is_due(mark := fingerprint(public)):
                 remedy = "list its public key in keys/actors, if it is one of yours"
                 where = address.decode(errors="replace")
@@ -235,10 +241,10 @@ class Gatekeeper:
         try:
             return self._keys.name_of(public)
         except UsageError as error:
-            # a broken file in the list must not end the gateway; the handshake is refused and the file named
+            # a broken file in the list must not end the gateway; the file is named, and nobody refused for good
             if self._is_due("list"):
                 log.error("key_list_unreadable", reason=str(error))
-            return None
+            raise NotReadNow from None
 
     def _is_due(self, what: str) -> bool:
         """Whether to say so: once in ten seconds for each key, and for all beyond a thousand together."""

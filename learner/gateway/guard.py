@@ -163,10 +163,10 @@ class Guard:
             self._connections.handed(routing, size)
 
     def dismiss_unlisted(self, listed: KeyList) -> None:
-        """Cut connections whose key is no longer the one listed under their name. Raises UsageError as `KeyList`."""
+        """Cut connections whose key is no longer the one listed under their name, as the list was read last."""
         with self._lock:
             heard = [c for c in self._connections.open if c.key and not c.cut_for]
-            self._carry_out([self._connections.cut_key(c) for c in heard if listed.name_of(c.key) != c.name])
+            self._carry_out([self._connections.cut_key(c) for c in heard if listed.holder(c.key) != c.name])
 
     # --- the thread
 

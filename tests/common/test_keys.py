@@ -8,7 +8,7 @@ import pytest
 
 from common import keys
 from common.errors import UsageError
-from common.keys import KeyList, actor_keys, fingerprint, learner_keys, main, new_keys
+from common.keys import KeyList, NotReadNow, actor_keys, fingerprint, learner_keys, main, new_keys
 
 
 def test_secrets_are_readable_by_their_owner_alone(tmp_path):
@@ -69,6 +69,37 @@ def test_the_list_follows_the_folder_without_a_restart(tmp_path):
     (tmp_path / "actors" / "actor-0.public").unlink()
     seconds[0] = 2.0
     assert names.name_of(first.public) is None
+
+
+def test_a_key_that_came_right_after_the_list_was_read_is_known_at_its_first_word(tmp_path):
+    """Who is refused once does not ask again."""
+    first = new_keys(tmp_path, "actor-0")
+    seconds = [0.0]
+    names = KeyList(tmp_path, clock=lambda: seconds[0])
+    for number in range(1, 4):
+        seconds[0] += 1.0
+        assert names.has("actor-0")
+        assert names.name_of(first.public) == "actor-0"
+        later = new_keys(tmp_path, f"actor-{number}")
+        assert names.name_of(later.public) == f"actor-{number}"
+
+
+def test_a_flood_of_unknown_keys_has_the_list_read_twenty_times_a_second_and_none_is_refused_unread(
+    tmp_path, monkeypatch
+):
+    seconds, readings = [0.0], []
+    unlisted = [new_keys(tmp_path / "elsewhere", f"actor-{number}").public for number in range(2)]
+    names = KeyList(tmp_path, clock=lambda: seconds[0])
+    before = keys._listed
+    monkeypatch.setattr(keys, "_listed", lambda *given: readings.append(seconds[0]) or before(*given))
+    assert names.name_of(unlisted[0]) is None
+    for public in (*unlisted, new_keys(tmp_path, "actor-9").public):
+        with pytest.raises(NotReadNow):
+            names.name_of(public)
+    seconds[0] = 0.06
+    assert names.name_of(unlisted[1]) is None
+    assert readings == [0.0, 0.06]
+    assert names.has("actor-9")
 
 
 def test_a_list_is_read_again_where_it_changed_and_nowhere_else(tmp_path, monkeypatch):
