@@ -12,12 +12,13 @@ from actor.outbox import Outbox
 from actor.slots import Slots
 from actor.versions import Versions
 from common.last_errors import NewErrors
-from common.log import get_logger
+from common.log import Reminder, get_logger
 from common.messages import Heartbeat
 from common.status_messages import MOST_HEARTBEAT_ERRORS
 
 log = get_logger(__name__)
 LONGEST = 2000  # characters of what is waited for
+IDLE_SECONDS, SAY_IDLE_EVERY = 10.0, 60.0
 
 
 class Sampling(Protocol):
@@ -52,6 +53,8 @@ class Standing:
         self.doing = "the learner"  # before episodes can be rolled out; then empty
         self._silent_seconds, self._clock = silent_seconds, clock
         self._errors = NewErrors()
+        self._idle_since: float | None = None  # without a lease to roll out
+        self._idle_said = Reminder(clock, SAY_IDLE_EVERY)
         self._told = (clock(), 0)  # when the last heartbeat was made, and the tokens sampled by then
 
     @property
@@ -85,17 +88,33 @@ class Standing:
         return "; ".join(filter(None, (self._silence, self.leases.withheld)))
 
     async def watch(self, interval: float) -> None:
-        """Until cancelled: say once that the actor pauses, for what, and for how long it was when it goes on."""
+        """Until cancelled: say once that the actor pauses, for what, and for how long it was when it goes on.
+
+        And while it is merely given nothing to roll out, every minute what for.
+        """
         since: float | None = None
         while True:
             await asyncio.sleep(interval)
             pause = self.pause
+            self._look_idle(paused=bool(pause))
             if pause and since is None:
                 since = self._clock()
                 log.warning("actor_pauses", waiting_for=pause)
             elif since is not None and not pause:
                 log.info("actor_goes_on", seconds=round(self._clock() - since, 1))
                 since = None
+
+    def _look_idle(self, *, paused: bool) -> None:
+        if paused or self.doing or self.leases.running or not self.leases.waiting_for:
+            self._idle_since = None
+            self._idle_said.over()
+            return
+        now = self._clock()
+        if self._idle_since is None:
+            self._idle_since = now
+        idle = now - self._idle_since
+        if idle >= IDLE_SECONDS and self._idle_said.is_due():
+            log.info("actor_idle", waiting_for=self.leases.waiting_for, seconds=round(idle, 1))
 
     @property
     def _silence(self) -> str:

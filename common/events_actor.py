@@ -28,6 +28,11 @@ WORKER: dict[str, Event] = {
     "actor_pauses": Event(
         "warning", "nothing is rolled out though engine and worlds are ready", {"waiting_for": WAITING}
     ),
+    "actor_idle": Event(
+        "info",
+        "the learner has given no lease for ten seconds; said again every minute",
+        {"waiting_for": WAITING, "seconds": "so far, seconds"},
+    ),
     "actor_goes_on": Event("info", "the pause is over", {"seconds": SECONDS}),
     "signal_received": Event("info", "told to end: it leaves politely", {"signal": "SIGTERM or SIGINT"}),
     "ended_at_once": Event(

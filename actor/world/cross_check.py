@@ -36,7 +36,13 @@ def official_verdict(python: Path, out: Path, experiment: str, dataset: str, tas
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": "ignore"},
+        env={
+            "PATH": os.defpath,
+            "LANG": "C.UTF-8",
+            "PYTHONHASHSEED": "0",
+            "PYTHONWARNINGS": "ignore",
+            "PYTHONDONTWRITEBYTECODE": "1",  # the data are the user's
+        },
     )
     try:
         told = json.loads(done.stdout.splitlines()[-1])

@@ -59,6 +59,27 @@ def test_a_pause_and_its_end_are_said_once_each():
     assert logs[0]["waiting_for"] == WAITS
 
 
+def test_an_actor_that_is_given_no_lease_says_what_for_after_ten_seconds_and_every_minute():
+    seconds = [0.0]
+    standing = make_standing(said="step 3, which is under way")
+    standing._clock = standing._idle_said._clock = lambda: seconds[0]
+
+    def said_at(*moments):
+        with capture_logs() as logs:
+            for seconds[0] in moments:
+                standing._look_idle(paused=False)
+        return [(entry["event"], entry["waiting_for"], entry["seconds"]) for entry in logs]
+
+    idle = "actor_idle", "step 3, which is under way"
+    assert said_at(0.0, 9.9, 10.0, 40.0, 69.9, 70.0) == [(*idle, 10.0), (*idle, 70.0)]
+    standing.leases.running = 1
+    assert said_at(71.0) == []
+    standing.leases.running = 0
+    assert said_at(72.0, 81.9, 82.0) == [(*idle, 10.0)]
+    standing._look_idle(paused=True)
+    assert said_at(83.0, 92.0) == []
+
+
 def test_with_a_silent_learner_what_is_held_is_finished_and_then_the_pause_is_said(scene, tmp_path):
     """Every lease is of the learner's: what an actor without it may do is bounded by the leases that it holds."""
     scene.leases = many(3)

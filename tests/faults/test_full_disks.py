@@ -19,6 +19,11 @@ def unanswered(fleet, actor):
     }
 
 
+def repeated(fleet, actor):
+    """How often an actor has sent a trajectory in vain, count."""
+    return sum(event["kind"] == "frame" for event in fleet.events(actor, "request_repeated"))
+
+
 def says_full(fleet, actor):
     """Whether an actor has said that there is no room for a version: before its download, or amid it."""
     return fleet.events(actor, "no_room_for_version") or fleet.events(actor, "disk_full")
@@ -26,6 +31,22 @@ def says_full(fleet, actor):
 
 def held_by(fleet, actor):
     return fleet.rows(f"SELECT lease_id FROM leases WHERE state = 'leased' AND actor = '{actor}'")
+
+
+def fill_while_all_work(fleet, disk):
+    """Fill the disk when every actor is amid an episode, so that each has something to send afterwards."""
+
+    def amid():
+        fleet.freeze(*fleet.actors)
+        spooled = {actor: {seen["trajectory"] for seen in fleet.seen(actor, "spooled")} for actor in fleet.actors}
+        if all({lease for (lease,) in held_by(fleet, actor)} - spooled[actor] for actor in fleet.actors):
+            return True
+        fleet.thaw(*fleet.actors)
+        return False
+
+    fleet.until(amid, "every actor amid an episode")
+    disk.fill()
+    fleet.thaw(*fleet.actors)
 
 
 def test_an_actor_whose_spool_is_on_a_full_disk_waits_with_what_it_finished(tmp_path):
@@ -99,7 +120,7 @@ def test_a_gateway_whose_ledger_is_on_a_full_disk_acknowledges_nothing_and_goes_
         with Fleet(tmp_path, seed=4, light={"turn_tokens": 200}) as fleet:
             fleet.start()
             fleet.until_steps(1)
-            disk.fill()
+            fill_while_all_work(fleet, disk)
             said = fleet.until_logged("gateway", "disk_full")
             assert f"make room in {disk.folder}" in said["told"]
             for actor in fleet.actors:
@@ -122,13 +143,20 @@ def test_a_learner_whose_whole_folder_is_on_a_full_disk_goes_on_when_there_is_ro
     with small_disk(tmp_path / "learner", 8) as disk, Fleet(tmp_path, seed=5, torn_logs=True) as fleet:
         fleet.start("learner", *fleet.actors)
         fleet.until_steps(1)
-        disk.fill()
+        fill_while_all_work(fleet, disk)
         # the gateway takes nothing more and waits; only a trainer that was just about to save ends, and the learner
         # with it. The logs are on the full disk too: that the run stands still is seen from the actors
-        for actor in fleet.actors:
-            fleet.until_logged(actor, "request_repeated", count=2, may_fail=("learner",), kind="frame")
+        fleet.until(
+            lambda: fleet.has_ended("learner") or all(repeated(fleet, actor) >= 2 for actor in fleet.actors),
+            "a run that stands still",
+            may_fail=("learner",),
+        )
+        fleet.until(
+            lambda: all(unanswered(fleet, actor) for actor in fleet.actors),
+            "something to send of each actor",
+            may_fail=("learner",),
+        )
         waiting = {actor: unanswered(fleet, actor) for actor in fleet.actors}
-        assert all(waiting.values())
         disk.empty()
         if fleet.has_ended("learner"):
             assert fleet.ended("learner") == 1

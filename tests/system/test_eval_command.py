@@ -35,6 +35,7 @@ def test_a_policy_is_evaluated_and_appworlds_own_evaluation_agrees(small_policy,
         task: task in solved for task in tasks
     }
     assert all((experiment / "tasks" / task / "evaluation" / "report.md").is_file() for task in tasks)
+    assert not list((world_root / "full" / "data").rglob("__pycache__"))
 
     # asked again, nothing is played again; after a cut the rest alone
     episodes = tmp_path / "out" / "episodes.jsonl"

@@ -28,7 +28,8 @@ def make_official(folder: Path, world_root: Path, tasks: tuple[str, ...] = ()) -
 
 
 def add_task(source: Path, target: Path, *, full: bool) -> None:
-    shutil.copytree(source, target, copy_function=os.link)
+    bytecode = shutil.ignore_patterns("__pycache__")  # of who evaluated something of this world before
+    shutil.copytree(source, target, copy_function=os.link, ignore=bytecode)
     truth = target / "ground_truth"
     (truth / "solution.json").unlink()
     rewrite(target / "specs.json", canary_string=CANARY)

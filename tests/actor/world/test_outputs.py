@@ -108,7 +108,13 @@ def test_outputs_are_what_the_engine_leaves_and_its_own_command_agrees(worlds, l
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": os.defpath, "HOME": str(tmp_path), "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
+        env={
+            "PATH": os.defpath,
+            "HOME": str(tmp_path),
+            "LANG": "C.UTF-8",
+            "PYTHONHASHSEED": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",  # the world is other tests' too
+        },
     )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tmp_path / "out/experiments/outputs/ours/evaluations/mixed.json").read_text())
