@@ -147,13 +147,14 @@ def test_a_learner_whose_whole_folder_is_on_a_full_disk_goes_on_when_there_is_ro
         # the gateway takes nothing more and waits; only a trainer that was just about to save ends, and the learner
         # with it. The logs are on the full disk too: that the run stands still is seen from the actors
         fleet.until(
-            lambda: fleet.has_ended("learner") or all(repeated(fleet, actor) >= 2 for actor in fleet.actors),
+            lambda: fleet.has_ended("learner") or any(repeated(fleet, actor) >= 2 for actor in fleet.actors),
             "a run that stands still",
             may_fail=("learner",),
         )
         fleet.until(
-            lambda: all(unanswered(fleet, actor) for actor in fleet.actors),
-            "something to send of each actor",
+            # of one at least: a version that is removed leaves room for what another has to send
+            lambda: any(unanswered(fleet, actor) for actor in fleet.actors),
+            "something to send",
             may_fail=("learner",),
         )
         waiting = {actor: unanswered(fleet, actor) for actor in fleet.actors}
